@@ -1,0 +1,64 @@
+# SPDX-License-Identifier: Apache-2.0
+# Set-up, benchmark, tests: `make bench` and `make test` are all that a fresh machine needs, given
+# Python >= 3.11 (with venv and headers), make, git and g++. CMake and ninja are fetched when absent.
+# Each environment stamp below is renewed by whatever the compiled package is made of.
+
+PYTHON ?= python3
+VENV ?= .venv
+BENCH ?= --dataset digits --n-qubits 6 --n-layers 2 --n-samples 100 500 1000 --verify \
+	--output-dir results
+
+SOURCES := pyproject.toml CMakeLists.txt constraints.txt README.md LICENSE \
+	$(wildcard native/*) $(shell find src -name '*.py')
+SANITIZED := build/sanitize
+SANITIZE_FLAGS := -fsanitize=address,undefined -fno-sanitize-recover=undefined \
+	-fno-omit-frame-pointer -g1
+
+# The constraints hold inside pip's isolated builds as well (by the second name in newer pips).
+export PIP_CONSTRAINT := constraints.txt
+export PIP_BUILD_CONSTRAINT := constraints.txt
+INSTALL := $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check
+
+.PHONY: bench test lint sanitize clean
+
+bench: $(VENV)/.benchmark
+	$(VENV)/bin/python benchmark/benchmark_gradient.py $(BENCH)
+
+test: $(VENV)/.test
+	QDP_REQUIRE=cpu $(VENV)/bin/python -m pytest --quiet
+
+lint: $(VENV)/.lint
+	$(VENV)/bin/ruff check
+	$(VENV)/bin/ruff format --check
+	$(VENV)/bin/mypy
+
+# Address and undefined-behaviour sanitizers over the extension; the interpreter itself has none.
+sanitize: $(VENV)/.test
+	rm -rf $(SANITIZED)
+	$(INSTALL) --no-deps --target $(SANITIZED) -Cinstall.strip=false \
+		-Cbuild-dir=build/sanitize-objects \
+		-Ccmake.define.CMAKE_CXX_FLAGS="$(SANITIZE_FLAGS)" .
+	LD_PRELOAD="$$(g++ -print-file-name=libasan.so) $$(g++ -print-file-name=libstdc++.so)" \
+		ASAN_OPTIONS=detect_leaks=0 PYTHONMALLOC=malloc PYTHONPATH=$(SANITIZED) QDP_REQUIRE=cpu \
+		$(VENV)/bin/python -m pytest --quiet -p no:cacheprovider \
+		tests/test_cpu.py tests/test_program.py
+
+clean:
+	rm -rf build dist $(VENV)
+
+$(VENV)/bin/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.benchmark: $(SOURCES) | $(VENV)/bin/python
+	$(INSTALL) ".[benchmark]"
+	touch $@
+
+# A superset of the benchmark's packages, so that `make bench` has nothing left to install.
+$(VENV)/.test: $(SOURCES) | $(VENV)/bin/python
+	$(INSTALL) ".[benchmark,test]"
+	touch $(VENV)/.benchmark $@
+
+# The tools read the sources in place: no build when only those change.
+$(VENV)/.lint: pyproject.toml constraints.txt | $(VENV)/bin/python
+	$(INSTALL) ".[lint]"
+	touch $@

@@ -1,0 +1,99 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The contenders by name; a framework is imported only when its contender prepares."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from benchmark.core.contenders.base import Contender, Repeat, Unsupported
+from benchmark.core.contenders.jax_paths import JaxGates, JaxKron
+from benchmark.core.contenders.lightning_paths import (
+    LightningAdjoint,
+    LightningCpp,
+    LightningShift,
+)
+from benchmark.core.contenders.numpy_paths import NumpyGates, NumpyKron
+from benchmark.core.contenders.pennylane_paths import (
+    PennyLaneBroadcast,
+    PennyLanePath,
+    PennyLaneStatePrep,
+)
+from benchmark.core.contenders.qdp_paths import Qdp, QdpFused
+from benchmark.core.contenders.qulacs_path import Qulacs
+from benchmark.core.contenders.scaluq_path import Scaluq
+from benchmark.core.contenders.tensorcircuit_path import TensorCircuit
+
+CONTENDERS: dict[str, type[Contender]] = {
+    contender.name: contender
+    for contender in (
+        Qdp,
+        QdpFused,
+        PennyLanePath,
+        PennyLaneStatePrep,
+        PennyLaneBroadcast,
+        LightningAdjoint,
+        LightningShift,
+        LightningCpp,
+        NumpyGates,
+        NumpyKron,
+        JaxGates,
+        JaxKron,
+        TensorCircuit,
+        Scaluq,
+        Qulacs,
+    )
+}
+
+OWN = ("qdp", "qdp-fused")
+ROADMAP_RIVAL = "pennylane"
+GROUPS: dict[str, tuple[str, ...]] = {
+    "default": ("qdp", "qdp-fused", "pennylane", "lightning-adjoint", "numpy", "numpy-kron"),
+    "roadmap": ("qdp", "pennylane"),
+    "pennylane-all": (
+        "pennylane",
+        "pennylane-stateprep",
+        "pennylane-broadcast",
+        "lightning-adjoint",
+        "lightning-shift",
+    ),
+    "rivals": (
+        "lightning-cpp",
+        "numpy",
+        "numpy-kron",
+        "jax",
+        "jax-kron",
+        "tensorcircuit",
+        "scaluq",
+        "qulacs",
+    ),
+    "all": tuple(CONTENDERS),
+}
+
+
+def resolve(names: Sequence[str]) -> list[str]:
+    """Expand groups and check names; QDP comes first and is always among them.
+
+    >>> resolve(["roadmap", "numpy"])
+    ['qdp', 'pennylane', 'numpy']
+    """
+    chosen = ["qdp"]
+    for name in names:
+        if name not in GROUPS and name not in CONTENDERS:
+            raise ValueError(
+                f"expected contenders among {', '.join(CONTENDERS)} or the groups "
+                f"{', '.join(GROUPS)}, got {name!r}"
+            )
+        chosen += [item for item in GROUPS.get(name, (name,)) if item not in chosen]
+    return chosen
+
+
+__all__ = [
+    "CONTENDERS",
+    "GROUPS",
+    "OWN",
+    "ROADMAP_RIVAL",
+    "Contender",
+    "Repeat",
+    "Unsupported",
+    "resolve",
+]

@@ -1,0 +1,113 @@
+# SPDX-License-Identifier: Apache-2.0
+"""QDP itself: encode once and reuse the states, or raw features straight into the engine."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from benchmark.core.cases import GradientCase, Term
+from benchmark.core.contenders.base import Contender, Repeat, milliseconds
+
+
+def qdp_observable(terms: tuple[Term, ...]) -> Any:
+    """Return the Pauli sum as a qdp.Observable."""
+    import qdp
+
+    total: Any = None
+    for coefficient, word in terms:
+        letters = " ".join(f"{letter}{wire}" for wire, letter in word)
+        term = coefficient * qdp.Observable(f"1.0 {letters}")
+        total = term if total is None else total + term
+    return total
+
+
+def qdp_gradients(
+    features: Any,
+    parameters: Any,
+    *,
+    n_qubits: int,
+    n_layers: int,
+    terms: tuple[Term, ...],
+    method: Any,
+    backend: Any = "auto",
+    precision: Any = "double",
+    fused: bool = False,
+    synchronize: Callable[[], None] | None = None,
+) -> tuple[Any, float, float]:
+    """Return the gradients (rows, P) and the milliseconds spent encoding and in circuits.
+
+    ``features`` is (rows, up to 2**n) real, NumPy or torch; the gradients are of the same kind.
+    With ``fused`` the raw features go into the engine and no time can be told apart as encoding.
+    ``synchronize`` is called before each reading of the clock, for devices that run ahead.
+    """
+    import qdp
+
+    def clock() -> float:
+        if synchronize is not None:
+            synchronize()
+        return time.perf_counter()
+
+    circuit = qdp.ansatz.ry_rz_ladder(n_qubits, n_layers)
+    observable = qdp_observable(terms)
+    options: dict[str, Any] = {"method": method, "backend": backend, "precision": precision}
+    start = clock()
+    if fused:
+        states, options["encoding"] = features, "amplitude"
+    else:
+        states = qdp.encode(
+            features, "amplitude", n_qubits=n_qubits, precision=precision, backend=backend
+        )
+    encoded = clock()
+    gradients = qdp.gradient(circuit, parameters, states, observable, **options)
+    stop = clock()
+    return gradients, milliseconds(start, encoded), milliseconds(encoded, stop)
+
+
+class Qdp(Contender):
+    """As the roadmap's QDP path: encode every row once, then all circuits on the states."""
+
+    name = "qdp"
+    title = "QDP"
+    description = "batched engine, rows encoded once"
+    distributions = ("qdp", "numpy")
+    fused = False
+
+    @classmethod
+    def unsupported(cls, case: GradientCase) -> str | None:
+        """QDP runs every case."""
+        return None
+
+    def prepare(self) -> None:
+        """Import the engine and run one row."""
+        self.parameters = np.array(self.case.parameters, dtype=np.float64)
+        self.run(min(1, len(self.features)))
+
+    def run(self, rows: int) -> Repeat:
+        """Encode and differentiate."""
+        case = self.case
+        gradients, encoding_ms, circuit_ms = qdp_gradients(
+            self.features[:rows],
+            self.parameters,
+            n_qubits=case.n_qubits,
+            n_layers=case.n_layers,
+            terms=case.terms,
+            method=case.method,
+            backend=case.backend,
+            precision=case.precision,
+            fused=self.fused,
+        )
+        return Repeat(np.asarray(gradients, dtype=np.float64), encoding_ms, circuit_ms)
+
+
+class QdpFused(Qdp):
+    """Raw features in: the states are built inside the engine and never stored."""
+
+    name = "qdp-fused"
+    title = "QDP, fused encoding"
+    description = "batched engine, raw features in, no state in memory"
+    encoding_note = "inside the circuits"
+    fused = True

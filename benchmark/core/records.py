@@ -1,0 +1,239 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Records of a run: JSON lines with the raw samples; CSV and plots are derived from them.
+
+The first line is {"kind": "run", ...}: format, arguments, hardware, commit. Each further line is
+{"kind": "leg", ...}: one contender at one number of rows. Format 1.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import tempfile
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from benchmark.core import statistics
+
+FORMAT = 1
+STATUSES = ("ok", "failed", "skipped", "unsupported", "timed out")
+
+
+@dataclass
+class Leg:
+    """One contender at one number of rows; times in milliseconds over ``rows_measured`` rows."""
+
+    contender: str
+    title: str
+    rule: str
+    n_samples: int
+    status: str
+    reason: str = ""
+    rows_measured: int = 0
+    encoding_ms: list[float] = field(default_factory=list)
+    circuit_ms: list[float] = field(default_factory=list)
+    encoding_note: str = ""
+    setup_s: float | None = None
+    check_rows: int = 0
+    max_difference: float | None = None
+    tolerance: float | None = None
+    interleaved: bool = False
+    peak_memory_bytes: int | None = None
+    versions: dict[str, str] = field(default_factory=dict)
+    details: dict[str, str] = field(default_factory=dict)
+    gradients: NDArray[np.float64] | None = field(default=None, repr=False, compare=False)
+
+    @property
+    def ok(self) -> bool:
+        """Whether the leg was checked and timed."""
+        return self.status == "ok"
+
+    @property
+    def extrapolated(self) -> bool:
+        """Whether fewer rows were measured than the leg is about."""
+        return self.ok and self.rows_measured < self.n_samples
+
+    @property
+    def factor(self) -> float:
+        """What a measured time is multiplied by."""
+        return self.n_samples / self.rows_measured
+
+    @property
+    def totals(self) -> list[float]:
+        """Each repetition's encoding and circuits together, for all ``n_samples`` rows."""
+        return [
+            (encoding + circuit) * self.factor
+            for encoding, circuit in zip(self.encoding_ms, self.circuit_ms, strict=True)
+        ]
+
+    @property
+    def total(self) -> statistics.Estimate:
+        """The median total with its interval, for all rows."""
+        return statistics.estimate(self.totals)
+
+    @property
+    def encoding(self) -> float:
+        """The median encoding time for all rows, never more than the median total."""
+        encoding = statistics.median([time * self.factor for time in self.encoding_ms])
+        return min(encoding, self.total.median)
+
+    @property
+    def circuit(self) -> float:
+        """What remains of the median total."""
+        return self.total.median - self.encoding
+
+    @property
+    def throughput(self) -> float:
+        """Rows a second."""
+        return self.n_samples / (self.total.median / 1e3)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the record's line; the gradients stay out."""
+        values = {key: value for key, value in asdict(self).items() if key != "gradients"}
+        derived = {}
+        if self.ok:
+            total = self.total
+            derived = {
+                "total_ms": {"median": total.median, "low": total.low, "high": total.high},
+                "extrapolated": self.extrapolated,
+                "rows_per_second": self.throughput,
+            }
+        return {"kind": "leg", **values, "derived": derived}
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> Leg:
+        """Build the leg that ``to_json`` wrote; what was derived is derived again."""
+        known = {item.name for item in fields(cls)} - {"gradients"}
+        return cls(**{key: value for key, value in values.items() if key in known})
+
+
+def atomic_write(path: Path, content: bytes) -> None:
+    """Write a whole file or nothing: temporary name in the same folder, fsync, rename."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(descriptor, "wb") as handle:
+            handle.write(content)
+            handle.flush()
+            os.fsync(handle.fileno())
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def write_records(path: Path, run: Mapping[str, Any], legs: Iterable[Leg]) -> None:
+    """Write the run's line and one line a leg."""
+    lines = [{"kind": "run", "format": FORMAT, **run}, *(leg.to_json() for leg in legs)]
+    text = "".join(json.dumps(line, allow_nan=False) + "\n" for line in lines)
+    atomic_write(path, text.encode())
+
+
+def read_records(path: Path) -> tuple[dict[str, Any], list[Leg]]:
+    """Read what ``write_records`` wrote. Raises ValueError naming the line that is wrong."""
+    run: dict[str, Any] | None = None
+    legs: list[Leg] = []
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+        try:
+            values = json.loads(line)
+            if values["kind"] == "run":
+                run = values
+            elif values["kind"] == "leg":
+                legs.append(Leg.from_json(values))
+            else:
+                raise ValueError(f"unknown kind {values['kind']!r}")
+        except (KeyError, TypeError, ValueError) as error:
+            raise ValueError(f"{path}, line {number}: not a benchmark record: {error}") from error
+    if run is None or run.get("format") != FORMAT:
+        raise ValueError(f"{path}: expected a run line of format {FORMAT} at the start")
+    return run, legs
+
+
+CSV_COLUMNS = (
+    "n_samples",
+    "contender",
+    "rule",
+    "status",
+    "reason",
+    "n_qubits",
+    "n_layers",
+    "n_parameters",
+    "observable",
+    "method",
+    "precision",
+    "dataset",
+    "threads",
+    "rows_measured",
+    "runs",
+    "encoding_ms",
+    "circuit_ms",
+    "total_ms",
+    "total_low_ms",
+    "total_high_ms",
+    "samples_per_second",
+    "speedup_of_qdp",
+    "max_difference",
+    "peak_memory_bytes",
+)
+
+
+def write_csv(path: Path, run: Mapping[str, Any], legs: Sequence[Leg]) -> None:
+    """Write one row a leg; times are for all of the leg's rows, extrapolated where marked."""
+    case = run["case"]
+    own = {leg.n_samples: leg for leg in legs if leg.contender == "qdp" and leg.ok}
+    buffer = io.StringIO()
+    writer = csv.DictWriter(buffer, CSV_COLUMNS, lineterminator="\n")
+    writer.writeheader()
+    for leg in legs:
+        row: dict[str, Any] = {
+            "n_samples": leg.n_samples,
+            "contender": leg.contender,
+            "rule": leg.rule,
+            "status": leg.status,
+            "reason": leg.reason,
+            "n_qubits": case["n_qubits"],
+            "n_layers": case["n_layers"],
+            "n_parameters": len(case["parameters"]),
+            "observable": case["observable"],
+            "method": case["method"],
+            "precision": case["precision"],
+            "dataset": run["dataset"]["name"],
+            "threads": case["threads"],
+            "max_difference": leg.max_difference,
+        }
+        if leg.ok:
+            total = leg.total
+            row |= {
+                "rows_measured": leg.rows_measured,
+                "runs": len(leg.totals),
+                "encoding_ms": f"{leg.encoding:.6g}",
+                "circuit_ms": f"{leg.circuit:.6g}",
+                "total_ms": f"{total.median:.6g}",
+                "total_low_ms": f"{total.low:.6g}",
+                "total_high_ms": f"{total.high:.6g}",
+                "samples_per_second": f"{leg.throughput:.6g}",
+                "peak_memory_bytes": leg.peak_memory_bytes,
+            }
+            if leg.n_samples in own:
+                row["speedup_of_qdp"] = f"{total.median / own[leg.n_samples].total.median:.4g}"
+        writer.writerow(row)
+    atomic_write(path, buffer.getvalue().encode())
+
+
+def output_stem(directory: Path, now: datetime, name: str = "gradient_benchmark") -> Path:
+    """Return directory/name_YYYYmmdd_HHMMSS, with a number behind it where that is taken."""
+    stem = directory / f"{name}_{now:%Y%m%d_%H%M%S}"
+    candidate, number = stem, 2
+    while any(Path(f"{candidate}{suffix}").exists() for suffix in (".csv", ".jsonl", ".png")):
+        candidate = Path(f"{stem}_{number}")
+        number += 1
+    return candidate

@@ -1,0 +1,170 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One contender in a fresh process: ``python -m benchmark.core.worker``.
+
+Reads JSON lines on standard input, the case first and then commands, and answers each with one
+JSON line on standard output; whatever libraries print goes to standard error. Features come from
+a .npy file and gradients go to one. The commands:
+
+  {"do": "check", "rows": r, "path": p}     gradients of the first r rows to p, untimed
+  {"do": "plan", "rows": r, "budget_s": b}  how many of r rows one repetition does in b seconds
+  {"do": "repeat", "rows": k}               one timed repetition
+  {"do": "save", "path": p}                 gradients of the last repetition to p
+  {"do": "finish"}                          peak memory, then exit
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+import os
+import sys
+import time
+import traceback
+from typing import Any, TextIO
+
+import numpy as np
+
+from benchmark.core import environment
+from benchmark.core.cases import GradientCase
+from benchmark.core.contenders import CONTENDERS, Contender, Repeat
+
+PROBE_GROWTH = 4
+
+
+class Worker:
+    """Holds one prepared contender and carries out commands."""
+
+    def __init__(self, request: dict[str, Any]) -> None:
+        self.case = GradientCase.from_json(request["case"])
+        self.kind: type[Contender] = CONTENDERS[request["contender"]]
+        self.features = np.load(request["features"])
+        self.contender: Contender | None = None
+        self.last: Repeat | None = None
+
+    def prepare(self) -> dict[str, Any]:
+        """Import and compile; answer ready, unsupported or skipped."""
+        reason = self.kind.unsupported(self.case)
+        if reason is not None:
+            return {"event": "unsupported", "reason": reason}
+        start = time.perf_counter()
+        try:
+            self.contender = self.kind(self.case, self.features)
+            self.contender.prepare()
+        except ImportError as error:
+            return {
+                "event": "skipped",
+                "reason": f"{error}; install the extra [{self.kind.extra}]",
+            }
+        return {
+            "event": "ready",
+            "setup_s": time.perf_counter() - start,
+            "versions": environment.versions(self.kind.distributions),
+            "details": self.contender.details(),
+        }
+
+    def _run(self, rows: int) -> float:
+        """Run once with garbage collection held off; return the wall time in seconds."""
+        assert self.contender is not None
+        gc.collect()
+        gc.disable()
+        try:
+            start = time.perf_counter()
+            self.last = self.contender.run(rows)
+            return time.perf_counter() - start
+        finally:
+            gc.enable()
+
+    def answer(self, command: dict[str, Any]) -> dict[str, Any]:
+        """Carry out one command."""
+        match command["do"]:
+            case "check" | "save":
+                if command["do"] == "check":
+                    self._run(command["rows"])
+                assert self.last is not None
+                np.save(command["path"], self.last.gradients)
+                return {"event": "saved"}
+            case "plan":
+                return self._plan(command["rows"], command["budget_s"])
+            case "repeat":
+                wall_s = self._run(command["rows"])
+                assert self.last is not None
+                return {
+                    "event": "repeat",
+                    "encoding_ms": self.last.encoding_ms,
+                    "circuit_ms": self.last.circuit_ms,
+                    "wall_s": wall_s,
+                }
+            case "finish":
+                if self.contender is not None:
+                    self.contender.close()
+                return {"event": "finished", "peak_memory_bytes": environment.peak_memory()}
+        raise ValueError(f"unknown command {command['do']!r}")
+
+    def _plan(self, rows: int, budget_s: float) -> dict[str, Any]:
+        """Find the rows of one repetition by trying more and more of them.
+
+        The cost of a row falls with their number in batched contenders, so a step is taken as far
+        as the cost measured last allows, until that is less than half as far again.
+        """
+        probe = 1
+        while True:
+            wall_s = self._run(probe)
+            affordable = int(probe * min(PROBE_GROWTH, budget_s / wall_s))
+            if affordable < 1.5 * probe or probe == rows:
+                break
+            probe = min(rows, affordable)
+        warm = wall_s <= 1.2 * budget_s
+        chosen = probe if warm else max(1, min(probe, affordable))
+        return {
+            "event": "planned",
+            "rows": chosen,
+            "warm": chosen == probe,
+            "seconds": wall_s * chosen / probe,
+        }
+
+
+def limit_cpus(threads: int) -> None:
+    """Keep this process to as many CPUs as it may use threads, where the system can."""
+    if hasattr(os, "sched_setaffinity"):
+        allowed = sorted(os.sched_getaffinity(0))
+        if threads < len(allowed):
+            os.sched_setaffinity(0, allowed[:threads])
+
+
+def serve(commands: TextIO, answers: TextIO) -> int:
+    """Answer commands until "finish" or the end of input; return the exit status."""
+
+    def send(message: dict[str, Any]) -> None:
+        answers.write(json.dumps(message) + "\n")
+        answers.flush()
+
+    try:
+        request = json.loads(commands.readline())
+        limit_cpus(int(request["case"]["threads"]))
+        worker = Worker(request)
+        message = worker.prepare()
+        send(message)
+        if message["event"] != "ready":
+            return 0
+        for line in commands:
+            command = json.loads(line)
+            send(worker.answer(command))
+            if command["do"] == "finish":
+                break
+        return 0
+    except Exception as error:
+        traceback.print_exc(file=sys.stderr)
+        send({"event": "failed", "reason": f"{type(error).__name__}: {error}"})
+        return 1
+
+
+def main() -> int:
+    """Serve on the process's own pipes; anything printed goes to standard error instead."""
+    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)
+    sys.stdout = sys.stderr
+    return serve(sys.stdin, answers)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,1504 @@
+// SPDX-License-Identifier: Apache-2.0
+// The walk through a program: forward, adjoint and shifted runs of one unit of work, which is a tile
+// of rows (batch layout: a lane is a row) or one row (sample layout: lanes are amplitudes).
+//
+// Tangent form leaves the cosines out, so a stored state is the true one divided by a known scale:
+// psi_true = a * psi, lambda_true = c * lambda. A rotation by more than pi/2 is cut to the nearest
+// Pauli, which moves into the *frame*: P|..> with X part `frame_x` and Z part `frame_z` stands to
+// the left of all that is stored; it turns the signs of later rotations and observables.
+#include "engine.hpp"
+
+#include <algorithm>
+#include <cmath>
+#include <cstdlib>
+#include <cstring>
+#include <new>
+#include <stdexcept>
+
+#include "pool.hpp"
+
+namespace qdp {
+
+#define QDP_DECLARE(ISA)                                          \
+  namespace ISA {                                                 \
+  extern const InstructionSet<double> instruction_set_double;     \
+  extern const InstructionSet<float> instruction_set_float;       \
+  }
+#ifdef QDP_X86
+QDP_DECLARE(v2)
+QDP_DECLARE(avx2)
+QDP_DECLARE(avx512)
+#else
+QDP_DECLARE(base)
+#endif
+
+namespace {
+
+struct IsaEntry {
+  const char* name;
+  const InstructionSet<double>* doubles;
+  const InstructionSet<float>* floats;
+  int max_pass_bits;  // 2^K lines and their operands must fit in the registers
+  bool present;
+};
+
+const std::vector<IsaEntry>& isa_entries() {
+#ifdef QDP_X86
+  static const std::vector<IsaEntry> entries = {
+      {"avx512", &avx512::instruction_set_double, &avx512::instruction_set_float, 4,
+       bool(__builtin_cpu_supports("x86-64-v4"))},
+      {"avx2", &avx2::instruction_set_double, &avx2::instruction_set_float, 3,
+       bool(__builtin_cpu_supports("x86-64-v3"))},
+      {"sse4", &v2::instruction_set_double, &v2::instruction_set_float, 3, true}};
+#else
+  static const std::vector<IsaEntry> entries = {
+      {"base", &base::instruction_set_double, &base::instruction_set_float, 4, true}};
+#endif
+  return entries;
+}
+
+const IsaEntry* chosen_isa = nullptr;
+
+const IsaEntry& isa() {
+  if (!chosen_isa) {
+    if (const char* name = std::getenv("QDP_ISA")) {
+      set_instruction_set(name);
+    } else {
+      for (const IsaEntry& entry : isa_entries()) {
+        if (entry.present) {
+          chosen_isa = &entry;
+          break;
+        }
+      }
+    }
+  }
+  return *chosen_isa;
+}
+
+template <class T>
+const InstructionSet<T>& kernels_of(const IsaEntry& entry);
+template <>
+const InstructionSet<double>& kernels_of(const IsaEntry& entry) {
+  return *entry.doubles;
+}
+template <>
+const InstructionSet<float>& kernels_of(const IsaEntry& entry) {
+  return *entry.floats;
+}
+
+template <class T>
+class Aligned {
+ public:
+  Aligned() = default;
+  explicit Aligned(size_t n) { resize(n); }
+  Aligned(Aligned&& other) noexcept : data_(other.data_), size_(other.size_) {
+    other.data_ = nullptr;
+  }
+  Aligned& operator=(Aligned&& other) noexcept {
+    std::swap(data_, other.data_);
+    std::swap(size_, other.size_);
+    return *this;
+  }
+  ~Aligned() { std::free(data_); }
+  void resize(size_t n) {
+    if (n <= size_) return;
+    std::free(data_);
+    data_ = static_cast<T*>(std::aligned_alloc(64, (n * sizeof(T) + 63) / 64 * 64));
+    if (!data_) throw std::bad_alloc();
+    size_ = n;
+  }
+  T* get() const { return data_; }
+  T& operator[](size_t i) const { return data_[i]; }
+
+ private:
+  T* data_ = nullptr;
+  size_t size_ = 0;
+};
+
+// A dense operation ready to run, and its inverse.
+template <class T>
+struct DensePlan {
+  int64_t size = 0;
+  Aligned<T> matrix, inverse;
+  std::vector<uint32_t> offset, base;
+};
+
+constexpr double kQuarterTurn = 0.78539816339744830962;
+constexpr size_t kTileBytes = size_t(512) << 10;        // of one state before lines are narrowed
+constexpr size_t kCheckpointBytes = size_t(48) << 20;   // a thread; beyond, states are recomputed
+constexpr double kFoldBelow = 1.0 / (1 << 20);
+constexpr double kSincosLimit = 1e4;  // beyond, the vector routine's range reduction loses digits
+
+// Everything that depends on the angles but not on the states.
+template <class T>
+struct Coefficients {
+  std::vector<double> angle;               // [R] with the frame's sign, before reduction
+  std::vector<Aligned<T>> sweep_lines;     // per sweep in order of the schedule
+  std::vector<bool> sweep_rows_form;
+  std::vector<Aligned<T>> tables;          // per step, cosines then sines
+  std::vector<double> fold, cosines;       // per step
+  std::vector<double> scale;               // a after each step
+  std::vector<int> frame_sign;             // [R] +1 or -1
+  uint32_t frame_x = 0, frame_z = 0;
+};
+
+template <class T>
+class Runner {
+ public:
+  Runner(const Program& program, const Request<T>& request) : program_(program), request_(request) {
+    n_ = program.n_qubits;
+    choose_layout();
+    schedule_ = &program_.schedule(layout_);
+    rotations_ = &schedule_->rotations;
+    n_line_bits_ = n_ - layout_.lane_bits;
+    n_lines_ = int64_t(1) << n_line_bits_;
+    lane_mask_ = (1u << layout_.lane_bits) - 1;
+    state_size_ = size_t(2 * n_lines_) * lanes_;
+    n_steps_ = int(schedule_->steps.size());
+    may_flip_ = program_.only_rotations() && !request_.final_states && !request_.probabilities;
+    wants_gradient_ =
+        request_.parameter_gradient || request_.input_gradient || request_.state_gradient;
+    plan_checkpoints();
+    build_line_map();
+    convert_tables();
+  }
+
+  void run() {
+    const bool per_row_angles =
+        layout_.lane_bits && (request_.parameters_per_row || program_.n_inputs > 0);
+    if (!per_row_angles) prepare(shared_, request_.parameters, request_.inputs);
+    const int64_t rows_per_unit = layout_.lane_bits ? 1 : lanes_;
+    const int64_t n_units = (request_.rows + rows_per_unit - 1) / rows_per_unit;
+    const int threads = thread_count();
+    const bool split_state = layout_.lane_bits && n_units < threads && n_line_bits_ >= 9;
+    n_parts_ = split_state ? threads : 1;
+    const int n_workers = split_state ? 1 : int(std::min<int64_t>(threads, n_units));
+    std::vector<Unit> units(n_workers > 0 ? n_workers : 1);
+    auto work = [&](int part, int worker) {
+      Unit& unit = units[worker];
+      if (unit.buffers.empty()) allocate(unit);
+      unit.row = part * rows_per_unit;
+      unit.n_rows = int(std::min<int64_t>(rows_per_unit, request_.rows - unit.row));
+      if (per_row_angles) {
+        prepare(unit.own,
+                request_.parameters_per_row
+                    ? request_.parameters + unit.row * program_.n_parameters
+                    : request_.parameters,
+                request_.inputs ? request_.inputs + unit.row * program_.n_inputs : nullptr);
+        unit.coefficients = &unit.own;
+      } else {
+        unit.coefficients = &shared_;
+      }
+      run_unit(unit);
+    };
+    if (split_state) {
+      for (int64_t part = 0; part < n_units; ++part) work(int(part), 0);
+    } else {
+      run_parts(int(n_units), work);
+    }
+  }
+
+ private:
+  struct Unit {
+    int64_t row = 0;
+    int n_rows = 1;
+    const Coefficients<T>* coefficients = nullptr;
+    Coefficients<T> own;
+    std::vector<Aligned<T>> buffers;  // states
+    std::vector<T*> checkpoint;       // [n_steps + 1], after step i - 1; null when not kept
+    std::vector<char> real;           // [n_steps + 1]
+    Aligned<T> lambda, gradient, axis_sums, totals, dense, rows, row_lines, row_cosines, row_sines;
+    Aligned<double> row_angles;
+    T inverse_norm2[64];
+    T inverse_norm[64];
+    int used = 0;  // buffers in use
+  };
+
+  // ---- choices ----------------------------------------------------------------------------------
+
+  void choose_layout() {
+    const IsaEntry& entry = isa();
+    const InstructionSet<T>& set = kernels_of<T>(entry);
+    layout_.max_pass_bits = entry.max_pass_bits;
+    layout_.parameters_per_row = request_.parameters_per_row;
+    layout_.inputs_per_row = program_.n_inputs > 0;
+    const int lanes = set.tables[0].lanes;
+    int lane_bits = 0;
+    while ((1 << lane_bits) < lanes) ++lane_bits;
+    bool sample = false;
+    if (request_.layout == LayoutChoice::sample) {
+      if (n_ < lane_bits + 3)
+        throw std::invalid_argument("the sample layout needs more qubits than that");
+      sample = true;
+    } else if (request_.layout == LayoutChoice::automatic) {
+      sample = n_ >= lane_bits + 3 && (n_ >= 15 || (n_ >= 9 && request_.rows * 2 <= lanes));
+    }
+    if (sample) {
+      layout_.lane_bits = lane_bits;
+      kernels_ = &set.tables[0];
+    } else {
+      layout_.lane_bits = 0;
+      kernels_ = &set.tables[0];
+      // Narrower lines when that keeps a tile's states in the second-level cache.
+      const size_t tile = (size_t(2) << n_) * set.tables[0].lanes * sizeof(T);
+      if (set.n_tables > 1 && tile > kTileBytes) kernels_ = &set.tables[1];
+    }
+    lanes_ = kernels_->lanes;
+  }
+
+  // Which states the backward walk wants: behind a step of rotations, before a diagonal one.
+  void plan_checkpoints() {
+    keep_.assign(n_steps_ + 1, 0);
+    earliest_ = n_steps_;
+    if (!request_.shifts.empty()) {
+      std::fill(keep_.begin(), keep_.end(), 1);
+    } else if (request_.parameter_gradient || request_.input_gradient) {
+      for (int i = n_steps_ - 1; i >= 0; --i) {
+        const ScheduledStep& step = schedule_->steps[i];
+        if (!step.has_gradient) continue;
+        earliest_ = i;
+        keep_[step.kind == StepKind::diagonal ? i : i + 1] = 1;
+      }
+    }
+    size_t kept = 0;
+    for (char keep : keep_) kept += keep;
+    if (kept * state_size_ * sizeof(T) > kCheckpointBytes) {
+      unapply_psi_ = true;
+      std::fill(keep_.begin(), keep_.end(), 0);
+    }
+  }
+
+  uint32_t place(int64_t b) const { return schedule_->place(uint32_t(b)); }
+
+  void build_line_map() {
+    const int64_t size = int64_t(1) << n_;
+    if (layout_.lane_bits) return;
+    line_map_.resize(2 * size);
+    for (int64_t b = 0; b < size; ++b) {
+      line_map_[2 * b] = place(b);
+      line_map_[2 * b + 1] = place(b) + uint32_t(n_lines_);
+    }
+    real_line_map_.resize(size);
+    for (int64_t b = 0; b < size; ++b) real_line_map_[b] = place(b);
+  }
+
+  void convert_tables() {
+    if (request_.values || wants_gradient_ || request_.shifted_values) {
+      for (const std::vector<double>& table : schedule_->group_tables) {
+        Aligned<T> copy(table.size());
+        std::copy(table.begin(), table.end(), copy.get());
+        group_tables_.push_back(std::move(copy));
+        group_complex_.push_back(table.size() > size_t(1) << n_);
+      }
+    }
+    for (const auto& table : program_.tables) {
+      Aligned<T> copy(2 * table.size());
+      for (size_t i = 0; i < table.size(); ++i) {
+        copy[place(i)] = T(table[i].real());
+        copy[table.size() + place(i)] = T(table[i].imag());
+      }
+      constant_tables_.push_back(std::move(copy));
+    }
+    for (const Dense& dense : program_.denses) {
+      const size_t size = size_t(1) << dense.bits.size();
+      DensePlan<T> plan;
+      plan.size = int64_t(size);
+      plan.matrix.resize(2 * size * size);
+      plan.inverse.resize(2 * size * size);
+      for (size_t i = 0; i < size; ++i)
+        for (size_t j = 0; j < size; ++j) {
+          const std::complex<double> m = dense.matrix[i * size + j];
+          plan.matrix[2 * (i * size + j)] = T(m.real());
+          plan.matrix[2 * (i * size + j) + 1] = T(m.imag());
+          plan.inverse[2 * (j * size + i)] = T(m.real());
+          plan.inverse[2 * (j * size + i) + 1] = T(-m.imag());
+        }
+      uint32_t targets = 0;
+      for (int bit : dense.bits) targets |= 1u << bit;
+      for (size_t i = 0; i < size; ++i) {
+        uint32_t offset = 0;
+        for (size_t j = 0; j < dense.bits.size(); ++j)
+          if (i >> (dense.bits.size() - 1 - j) & 1) offset |= 1u << dense.bits[j];
+        plan.offset.push_back(place(offset));
+      }
+      for (uint32_t b = 0; b < (uint64_t(1) << n_); ++b)
+        if (!(b & targets) && (b & dense.control_mask) == dense.control_value)
+          plan.base.push_back(place(b));
+      dense_scratch_ = std::max(dense_scratch_, size);
+      dense_plans_.push_back(std::move(plan));
+    }
+  }
+
+  void allocate(Unit& unit) {
+    size_t n_buffers = 2;
+    for (char keep : keep_) n_buffers += keep;
+    unit.buffers.resize(n_buffers);
+    unit.checkpoint.assign(n_steps_ + 1, nullptr);
+    unit.real.assign(n_steps_ + 1, 0);
+    if (wants_gradient_) {
+      unit.lambda.resize(state_size_);
+      unit.gradient.resize(size_t(n_parts_) * (rotations_->size() + 1) * lanes_);
+    }
+    unit.axis_sums.resize(size_t(n_parts_) * (n_line_bits_ + 1) * lanes_);
+    unit.totals.resize(size_t(n_lines_ / 8 + 1) * lanes_);
+    unit.dense.resize(2 * dense_scratch_ * lanes_);
+    unit.rows.resize(layout_.lane_bits ? 1 : size_t(lanes_) * 2 * size_t(n_lines_));
+    if (!layout_.lane_bits) {
+      const size_t n_rotations = rotations_->size();
+      unit.row_lines.resize(2 * n_rotations * lanes_);
+      unit.row_angles.resize(n_rotations * lanes_);
+      unit.row_cosines.resize(n_rotations * lanes_);
+      unit.row_sines.resize(n_rotations * lanes_);
+    }
+  }
+
+  // ---- angles -----------------------------------------------------------------------------------
+
+  static double value_of(const Rotation& r, const double* parameters, const double* inputs) {
+    switch (r.source) {
+      case Source::parameter:
+        return r.scale * parameters[r.index] + r.offset;
+      case Source::input:
+        return r.scale * inputs[r.index] + r.offset;
+      default:
+        return r.offset;
+    }
+  }
+
+  // +-i turns out of P for the tangent form: with P|b> = i^y ..., y odd, the butterfly turns by
+  // +tau for y = 1 and -tau for y = 3; with y even the plane decides and the sign is (-1)^(y/2).
+  static double word_sign(const Rotation& r) {
+    return r.turns < 2 ? 1 : -1;
+  }
+
+  T lane_sign(uint32_t z, int lane) const {
+    return parity(z & lane_mask_ & uint32_t(lane)) ? T(-1) : T(1);
+  }
+
+  void prepare(Coefficients<T>& out, const double* parameters, const double* inputs) {
+    const auto& rotations = *rotations_;
+    out.angle.assign(rotations.size(), 0);
+    out.frame_sign.assign(rotations.size(), 1);
+    out.frame_x = out.frame_z = 0;
+    out.fold.assign(n_steps_, 1);
+    out.cosines.assign(n_steps_, 1);
+    out.scale.assign(n_steps_ + 1, 1);
+    out.tables.resize(n_steps_);
+    out.sweep_lines.clear();
+    out.sweep_rows_form.clear();
+    double scale = 1;
+    std::vector<double> tangents;
+    for (int i = 0; i < n_steps_; ++i) {
+      const ScheduledStep& step = schedule_->steps[i];
+      const auto signed_angle = [&](int index) {
+        const Rotation& r = rotations[index];
+        const int sign = parity(out.frame_x & r.z) ^ parity(out.frame_z & r.x) ? -1 : 1;
+        out.frame_sign[index] = sign;
+        out.angle[index] = sign * value_of(r, parameters, inputs);
+      };
+      for (const SweepPlan& plan : step.row_sweeps) {
+        for (int index : plan.rotations) {
+          const Rotation& r = rotations[index];
+          out.frame_sign[index] = parity(out.frame_x & r.z) ^ parity(out.frame_z & r.x) ? -1 : 1;
+        }
+      }
+      for (int index : step.singles) {
+        if (layout_.varies(rotations[index])) {
+          const Rotation& r = rotations[index];
+          out.frame_sign[index] = parity(out.frame_x & r.z) ^ parity(out.frame_z & r.x) ? -1 : 1;
+        } else {
+          signed_angle(index);
+        }
+      }
+      if (step.kind == StepKind::diagonal) {
+        for (int index : step.table_words) signed_angle(index);
+        if (!step.table_words.empty()) {
+          out.fold[i] = scale;
+          scale = 1;
+          fill_table(out.tables[i], step, out);
+        }
+      } else if (step.kind == StepKind::rotations) {
+        if (scale < kFoldBelow) {
+          out.fold[i] = scale;
+          scale = 1;
+        }
+        uint32_t flip_x = 0, flip_z = 0;
+        for (const SweepPlan& plan : step.sweeps) {
+          for (int index : plan.rotations) signed_angle(index);
+          bool rows_form = false;
+          tangents.clear();
+          double product = 1;
+          for (int index : plan.rotations) {
+            const Rotation& r = rotations[index];
+            double half = std::remainder(out.angle[index] / 2, 4 * kQuarterTurn);  // mod pi
+            bool flip = std::abs(half) > kQuarterTurn;
+            if (!may_flip_) {
+              // Keep the true half angle: the sign of its cosine matters for states.
+              half = out.angle[index] / 2;
+              rows_form |= flip || std::cos(half) < 0.7;
+            } else if (flip) {
+              half -= half > 0 ? 2 * kQuarterTurn : -2 * kQuarterTurn;
+              flip_x ^= r.x;
+              flip_z ^= r.z;
+            }
+            tangents.push_back(half);
+          }
+          Aligned<T> lines;
+          lines.resize(plan.rotations.size() * (rows_form ? 2 : 1) * lanes_);
+          for (size_t j = 0; j < plan.rotations.size(); ++j) {
+            const Rotation& r = rotations[plan.rotations[j]];
+            const double sign = word_sign(r);
+            if (!rows_form) product *= std::cos(tangents[j]);
+            for (int lane = 0; lane < lanes_; ++lane) {
+              const double turn = sign * lane_sign(r.z, lane);
+              if (rows_form) {
+                lines[(2 * j) * lanes_ + lane] = T(std::cos(tangents[j]));
+                lines[(2 * j + 1) * lanes_ + lane] = T(turn * std::sin(tangents[j]));
+              } else {
+                lines[j * lanes_ + lane] = T(turn * std::tan(tangents[j]));
+              }
+            }
+          }
+          out.cosines[i] *= product;
+          scale *= product;
+          out.sweep_lines.push_back(std::move(lines));
+          out.sweep_rows_form.push_back(rows_form);
+        }
+        // The flips of this step commute with its rotations; they act on what follows.
+        out.frame_x ^= flip_x;
+        out.frame_z ^= flip_z;
+      }
+      out.scale[i + 1] = scale;
+    }
+  }
+
+  void fill_table(Aligned<T>& table, const ScheduledStep& step, const Coefficients<T>& out) {
+    const int64_t size = int64_t(1) << n_;
+    Aligned<double> angles(size);
+    std::memset(angles.get(), 0, size * sizeof(double));
+    double largest = 0;
+    for (int index : step.table_words) {
+      angles[(*rotations_)[index].z] -= out.angle[index] / 2;
+      largest += std::abs(out.angle[index]);
+    }
+    kernels_->walsh(angles.get(), n_);
+    table.resize(2 * size);
+    const double fold = out.fold[&step - schedule_->steps.data()];
+    sincos(angles.get(), size, largest, fold, table.get(), table.get() + size);
+  }
+
+  void sincos(const double* angles, int64_t n, double largest, double factor, T* cosines,
+              T* sines) const {
+    if (largest < kSincosLimit) {
+      kernels_->sincos(angles, n, factor, cosines, sines);
+      return;
+    }
+    for (int64_t i = 0; i < n; ++i) {
+      cosines[i] = T(std::cos(angles[i]) * factor);
+      sines[i] = T(std::sin(angles[i]) * factor);
+    }
+  }
+
+  // Angles of one tile that differ from row to row: cosine and sine lines per rotation.
+  void prepare_rows(Unit& unit) {
+    if (layout_.lane_bits || (!request_.parameters_per_row && program_.n_inputs == 0)) return;
+    double largest = 0;
+    int64_t n = 0;
+    for (size_t index = 0; index < rotations_->size(); ++index) {
+      const Rotation& r = (*rotations_)[index];
+      if (!layout_.varies(r)) continue;
+      for (int lane = 0; lane < lanes_; ++lane) {
+        const int64_t row = unit.row + std::min(lane, unit.n_rows - 1);
+        const double* parameters =
+            request_.parameters + (request_.parameters_per_row ? row * program_.n_parameters : 0);
+        const double* inputs =
+            request_.inputs ? request_.inputs + row * program_.n_inputs : nullptr;
+        const double half = unit.coefficients->frame_sign[index] *
+                            value_of(r, parameters, inputs) / 2;
+        largest = std::max(largest, std::abs(half));
+        unit.row_angles[n++] = half;
+      }
+    }
+    sincos(unit.row_angles.get(), n, largest, 1.0, unit.row_cosines.get(), unit.row_sines.get());
+    n = 0;
+    for (size_t index = 0; index < rotations_->size(); ++index) {
+      const Rotation& r = (*rotations_)[index];
+      if (!layout_.varies(r)) continue;
+      T* lines = unit.row_lines.get() + 2 * index * lanes_;
+      for (int lane = 0; lane < lanes_; ++lane, ++n) {
+        lines[lane] = unit.row_cosines[n];
+        lines[lanes_ + lane] = unit.row_sines[n];
+      }
+    }
+  }
+
+  // ---- parts of a walk --------------------------------------------------------------------------
+
+  // f(begin, end, part) over [0, n), split over the threads when one row fills the machine.
+  template <class F>
+  void over(int64_t n, F f) const {
+    if (n_parts_ == 1 || n < 64) {
+      f(int64_t(0), n, 0);
+      return;
+    }
+    run_parts(n_parts_, [&](int part, int) {
+      f(n * part / n_parts_, n * (part + 1) / n_parts_, part);
+    });
+  }
+
+  T* gradient_line(Unit& unit, int part, int index) const {
+    return unit.gradient.get() + (size_t(part) * (rotations_->size() + 1) + index) * lanes_;
+  }
+
+  int first_sweep(int step) const {
+    int count = 0;
+    for (int i = 0; i < step; ++i) count += int(schedule_->steps[i].sweeps.size());
+    return count;
+  }
+
+  SweepCall<T> shared_call(Unit& unit, const SweepPlan& plan, int number) const {
+    SweepCall<T> call{};
+    call.sweep = &plan.sweep;
+    call.coefficient = unit.coefficients->sweep_lines[number].get();
+    call.rows_form = unit.coefficients->sweep_rows_form[number];
+    return call;
+  }
+
+  // Lines for a sweep whose angles differ from row to row, in the order of its bits.
+  SweepCall<T> row_call(Unit& unit, const SweepPlan& plan, Aligned<T>& lines) const {
+    SweepCall<T> call{};
+    call.sweep = &plan.sweep;
+    call.rows_form = true;
+    lines.resize(2 * kMaxSweepBits * lanes_);
+    for (size_t j = 0; j < plan.rotations.size(); ++j) {
+      const int index = plan.rotations[j];
+      const T sign = T(word_sign((*rotations_)[index]));
+      const T* given = unit.row_lines.get() + 2 * size_t(index) * lanes_;
+      for (int lane = 0; lane < lanes_; ++lane) {
+        lines[2 * j * lanes_ + lane] = given[lane];
+        lines[(2 * j + 1) * lanes_ + lane] = sign * given[lanes_ + lane];
+      }
+    }
+    call.coefficient = lines.get();
+    return call;
+  }
+
+  void apply_sweep(SweepCall<T> call, const T* source, T* target, bool inverse, int first_set,
+                   int n_sets) const {
+    call.source = source;
+    call.target = target;
+    call.inverse = inverse;
+    call.first_set = first_set;
+    call.n_sets = n_sets;
+    over(call.sweep->n_blocks, [&](int64_t begin, int64_t end, int) {
+      SweepCall<T> part = call;
+      part.begin = begin;
+      part.end = end;
+      kernels_->sweep(part);
+    });
+  }
+
+  void gradient_sweep(Unit& unit, SweepCall<T> call, const SweepPlan& plan, const T* psi, T* lambda,
+                      bool unapply, int n_sets) const {
+    call.source = lambda;
+    call.target = lambda;
+    call.inverse = true;
+    call.first_set = 0;
+    call.n_sets = n_sets;
+    call.psi = psi;
+    call.unapply = unapply;
+    const int bits = plan.sweep.bits;
+    over(plan.sweep.n_blocks, [&](int64_t begin, int64_t end, int part_index) {
+      SweepCall<T> part = call;
+      alignas(64) T sums[kMaxSweepBits * 64] = {};
+      part.gradient = sums;
+      part.begin = begin;
+      part.end = end;
+      kernels_->sweep_gradient(part);
+      for (int j = 0; j < bits; ++j) {
+        const int index = plan.rotations[j];
+        const Rotation& r = (*rotations_)[index];
+        T* out = gradient_line(unit, part_index, index);
+        const T sign = T(word_sign(r)) * T(unit.coefficients->frame_sign[index]);
+        for (int lane = 0; lane < lanes_; ++lane)
+          out[lane] += sign * lane_sign(r.z, lane) * sums[j * lanes_ + lane];
+      }
+    });
+  }
+
+  // One rotation by `angle`, or by its row's angle; out of place allowed.
+  void rotate(Unit& unit, int index, const T* source, T* target, bool inverse, bool real_source,
+              const double* angle = nullptr) const {
+    const Rotation& r = (*rotations_)[index];
+    alignas(64) T c[64], s[64];
+    const T turn = inverse ? T(-1) : T(1);
+    if (!angle && layout_.varies(r)) {
+      const T* given = unit.row_lines.get() + 2 * size_t(index) * lanes_;
+      for (int lane = 0; lane < lanes_; ++lane) {
+        c[lane] = given[lane];
+        s[lane] = turn * given[lanes_ + lane];
+      }
+    } else {
+      const double half = (angle ? *angle : unit.coefficients->angle[index]) / 2;
+      for (int lane = 0; lane < lanes_; ++lane) {
+        c[lane] = T(std::cos(half));
+        s[lane] = turn * T(std::sin(half));
+      }
+    }
+    RotationCall<T> call = rotation_call(r, source, real_source);
+    call.target = target;
+    call.cosine = c;
+    call.sine = s;
+    over(n_lines_, [&](int64_t begin, int64_t end, int) {
+      RotationCall<T> part = call;
+      part.begin = begin;
+      part.end = end;
+      kernels_->rotate(part);
+    });
+  }
+
+  RotationCall<T> rotation_call(const Rotation& r, const T* source, bool real_source) const {
+    RotationCall<T> call{};
+    call.source = source;
+    call.mask = r.x >> layout_.lane_bits;
+    call.lane_mask = r.x & lane_mask_;
+    call.z = r.z >> layout_.lane_bits;
+    call.lane_z = r.z & lane_mask_;
+    call.phase = r.turns;
+    call.real_source = real_source;
+    call.plane = uint32_t(n_lines_);
+    return call;
+  }
+
+  void rotate_gradient(Unit& unit, int index, const T* psi, const T* lambda, bool real_psi) const {
+    const Rotation& r = (*rotations_)[index];
+    RotationCall<T> call = rotation_call(r, psi, real_psi);
+    call.lambda = lambda;
+    over(n_lines_, [&](int64_t begin, int64_t end, int part_index) {
+      RotationCall<T> part = call;
+      alignas(64) T sum[64] = {};
+      part.gradient = sum;
+      part.begin = begin;
+      part.end = end;
+      kernels_->rotate_gradient(part);
+      T* out = gradient_line(unit, part_index, index);
+      for (int lane = 0; lane < lanes_; ++lane)
+        out[lane] += T(unit.coefficients->frame_sign[index]) * sum[lane];
+    });
+  }
+
+  void diagonal(const T* source, T* target, const T* table, bool conjugate,
+                bool real_source) const {
+    DiagonalCall<T> call{};
+    call.source = source;
+    call.target = target;
+    call.table = table;
+    call.table_stride = int64_t(1) << n_;
+    call.conjugate = conjugate;
+    call.real_source = real_source;
+    call.plane = uint32_t(n_lines_);
+    call.per_line = layout_.lane_bits > 0;
+    over(n_lines_, [&](int64_t begin, int64_t end, int) {
+      DiagonalCall<T> part = call;
+      part.begin = begin;
+      part.end = end;
+      kernels_->diagonal(part);
+    });
+  }
+
+  void tree_gradient(Unit& unit, const Tree& tree, const T* psi, const T* lambda,
+                     bool real_psi) const {
+    if (n_line_bits_ < 3) {
+      for (const auto& word : tree.words) rotate_gradient(unit, word.first, psi, lambda, real_psi);
+      return;
+    }
+    const size_t n_axes = size_t(n_line_bits_ + 1);
+    std::memset(unit.axis_sums.get(), 0, n_parts_ * n_axes * lanes_ * sizeof(T));
+    DiagonalGradientCall<T> call{};
+    call.n_bits = n_line_bits_;
+    call.axis = tree.axis.data();
+    call.lambda = lambda;
+    call.psi = psi;
+    call.real_psi = real_psi;
+    call.plane = uint32_t(n_lines_);
+    call.totals = unit.totals.get();
+    over(n_lines_ / 8, [&](int64_t begin, int64_t end, int part_index) {
+      DiagonalGradientCall<T> part = call;
+      part.gradient = unit.axis_sums.get() + part_index * n_axes * lanes_;
+      part.begin = begin;
+      part.end = end;
+      kernels_->diagonal_gradient(part);
+    });
+    call.gradient = unit.axis_sums.get();
+    kernels_->diagonal_totals(call);
+    for (int part = 1; part < n_parts_; ++part)
+      for (size_t k = 0; k < n_axes * lanes_; ++k)
+        unit.axis_sums[k] += unit.axis_sums[part * n_axes * lanes_ + k];
+    for (const auto& word : tree.words) {
+      const Rotation& r = (*rotations_)[word.first];
+      const T* sum = unit.axis_sums.get() + size_t(word.second) * lanes_;
+      T* out = gradient_line(unit, 0, word.first);
+      for (int lane = 0; lane < lanes_; ++lane)
+        out[lane] += T(unit.coefficients->frame_sign[word.first]) * lane_sign(r.z, lane) *
+                     sum[lane];
+    }
+  }
+
+  // Amplitude b of a state as numbers that lie together: a line of rows, or one.
+  int64_t amplitudes() const { return int64_t(1) << n_; }
+  int together() const { return layout_.lane_bits ? 1 : lanes_; }
+
+  void dense(Unit& unit, const DensePlan<T>& plan, const T* source, T* target, bool inverse) const {
+    const T* matrix = inverse ? plan.inverse.get() : plan.matrix.get();
+    if (source != target) std::memcpy(target, source, state_size_ * sizeof(T));
+    if (!layout_.lane_bits) {
+      DenseCall<T> call{};
+      call.source = target;
+      call.target = target;
+      call.matrix = matrix;
+      call.size = plan.size;
+      call.offset = plan.offset.data();
+      call.base = plan.base.data();
+      call.begin = 0;
+      call.end = int64_t(plan.base.size());
+      call.plane = uint32_t(n_lines_);
+      call.scratch = unit.dense.get();
+      kernels_->dense(call);
+      return;
+    }
+    T* re = target;
+    T* im = target + amplitudes();
+    over(int64_t(plan.base.size()), [&](int64_t begin, int64_t end, int) {
+      std::vector<T> in(2 * plan.size);
+      for (int64_t k = begin; k < end; ++k) {
+        const uint32_t base = plan.base[k];
+        for (int64_t i = 0; i < plan.size; ++i) {
+          in[2 * i] = re[base ^ plan.offset[i]];
+          in[2 * i + 1] = im[base ^ plan.offset[i]];
+        }
+        const T* m = matrix;
+        for (int64_t i = 0; i < plan.size; ++i) {
+          T sum_re = 0, sum_im = 0;
+          for (int64_t j = 0; j < plan.size; ++j, m += 2) {
+            sum_re += m[0] * in[2 * j] - m[1] * in[2 * j + 1];
+            sum_im += m[0] * in[2 * j + 1] + m[1] * in[2 * j];
+          }
+          re[base ^ plan.offset[i]] = sum_re;
+          im[base ^ plan.offset[i]] = sum_im;
+        }
+      }
+    });
+  }
+
+  // target may not be source.
+  void permute(const Permutation& p, const T* source, T* target, bool inverse) const {
+    const int width = together();
+    const size_t plane = size_t(amplitudes()) * width;
+    over(amplitudes(), [&](int64_t begin, int64_t end, int) {
+      for (int64_t b = begin; b < end; ++b) {
+        const size_t from = size_t(place(inverse ? b : p.source[b])) * width;
+        const size_t to = size_t(place(inverse ? p.source[b] : b)) * width;
+        const int phase = inverse ? (4 - p.phase[b]) & 3 : p.phase[b];
+        for (int k = 0; k < width; ++k) {
+          const T re = source[from + k], im = source[plane + from + k];
+          target[to + k] = phase == 0 ? re : phase == 1 ? -im : phase == 2 ? -re : im;
+          target[plane + to + k] = phase == 0 ? im : phase == 1 ? re : phase == 2 ? -im : -re;
+        }
+      }
+    });
+  }
+
+  void multiply(const T* source, T* target, T factor, bool real) const {
+    const size_t size = real ? state_size_ / 2 : state_size_;
+    for (size_t i = 0; i < size; ++i) target[i] = source[i] * factor;
+  }
+
+  // One step forward from source to target (which may be the same); returns whether still real.
+  bool forward_step(Unit& unit, int i, const T* source, T* target, bool real) {
+    const ScheduledStep& step = schedule_->steps[i];
+    const Coefficients<T>& coefficients = *unit.coefficients;
+    const T* from = source;
+    if (step.kind == StepKind::rotations) {
+      if (coefficients.fold[i] != 1) {
+        multiply(from, target, T(coefficients.fold[i]), real);
+        from = target;
+      }
+      const bool stays = real && step.keeps_real;
+      if (real && !stays && !(step.sweeps.empty() && step.row_sweeps.empty())) {
+        std::memset(const_cast<T*>(from) + state_size_ / 2, 0, state_size_ / 2 * sizeof(T));
+        real = false;
+      }
+      int number = first_sweep(i);
+      for (const SweepPlan& plan : step.sweeps) {
+        apply_sweep(shared_call(unit, plan, number++), from, target, false, 0, stays ? 1 : 2);
+        from = target;
+      }
+      for (const SweepPlan& plan : step.row_sweeps) {
+        Aligned<T> lines;
+        apply_sweep(row_call(unit, plan, lines), from, target, false, 0, stays ? 1 : 2);
+        from = target;
+      }
+      for (int index : step.singles) {
+        rotate(unit, index, from, target, false, real);
+        real = false;
+        from = target;
+      }
+      return real && stays;
+    }
+    if (step.kind == StepKind::diagonal) {
+      if (!step.table_words.empty()) {
+        diagonal(from, target, coefficients.tables[i].get(), false, real);
+        from = target;
+        real = false;
+      }
+      for (int index : step.singles) {
+        rotate(unit, index, from, target, false, real);
+        from = target;
+        real = false;
+      }
+      return false;
+    }
+    if (real) std::memset(const_cast<T*>(from) + state_size_ / 2, 0, state_size_ / 2 * sizeof(T));
+    other_step(unit, step, from, target, false);
+    return false;
+  }
+
+  // Dense matrices, permutations and constant tables; in place allowed.
+  void other_step(Unit& unit, const ScheduledStep& step, const T* source, T* target, bool inverse) {
+    if (step.kind == StepKind::dense) {
+      dense(unit, dense_plans_[step.item], source, target, inverse);
+    } else if (step.kind == StepKind::table) {
+      diagonal(source, target, constant_tables_[step.item].get(), inverse, false);
+    } else {
+      const Permutation& p = program_.permutations[step.item];
+      if (source != target) {
+        permute(p, source, target, inverse);
+      } else {
+        Aligned<T> copy(state_size_);
+        std::memcpy(copy.get(), source, state_size_ * sizeof(T));
+        permute(p, copy.get(), target, inverse);
+      }
+    }
+  }
+
+  // Undoes step i in place on a complex state. Rotations that `done` has undone are left out.
+  void backward_step(Unit& unit, int i, T* state, const SweepPlan* done = nullptr) {
+    const ScheduledStep& step = schedule_->steps[i];
+    const Coefficients<T>& coefficients = *unit.coefficients;
+    if (step.kind == StepKind::rotations) {
+      int number = first_sweep(i);
+      for (const SweepPlan& plan : step.sweeps) {
+        if (&plan != done)
+          apply_sweep(shared_call(unit, plan, number), state, state, true, 0, 2);
+        ++number;
+      }
+      for (const SweepPlan& plan : step.row_sweeps) {
+        Aligned<T> lines;
+        if (&plan != done) apply_sweep(row_call(unit, plan, lines), state, state, true, 0, 2);
+      }
+      for (int index : step.singles) rotate(unit, index, state, state, true, false);
+      if (coefficients.fold[i] != 1) multiply(state, state, T(coefficients.fold[i]), false);
+    } else if (step.kind == StepKind::diagonal) {
+      if (!step.table_words.empty())
+        diagonal(state, state, coefficients.tables[i].get(), true, false);
+      for (int index : step.singles) rotate(unit, index, state, state, true, false);
+    } else {
+      other_step(unit, step, state, state, true);
+    }
+  }
+
+  // ---- loading and storing ----------------------------------------------------------------------
+
+  static bool is_complex(Element e) {
+    return e == Element::complex64 || e == Element::complex128;
+  }
+  static size_t element_size(Element e) {
+    return e == Element::float32 ? 4 : e == Element::complex128 ? 16 : 8;
+  }
+  static Element own_element(bool complex_) {
+    if (sizeof(T) == 8) return complex_ ? Element::complex128 : Element::float64;
+    return complex_ ? Element::complex64 : Element::float32;
+  }
+
+  // The numbers of one row in precision T, converted into `scratch` if they are of another.
+  const T* row_numbers(int64_t row, T* scratch, double factor) const {
+    const bool complex_ = is_complex(request_.element);
+    const int64_t n = request_.columns * (complex_ ? 2 : 1);
+    const char* bytes = static_cast<const char*>(request_.states) +
+                        size_t(row) * request_.columns * element_size(request_.element);
+    if (request_.element == own_element(complex_) && factor == 1)
+      return reinterpret_cast<const T*>(bytes);
+    const bool wide =
+        request_.element == Element::float64 || request_.element == Element::complex128;
+    for (int64_t k = 0; k < n; ++k) {
+      const double value = wide ? reinterpret_cast<const double*>(bytes)[k]
+                                : double(reinterpret_cast<const float*>(bytes)[k]);
+      scratch[k] = T(value * factor);
+    }
+    return scratch;
+  }
+
+  // A power of two that brings a row of extreme norm near one.
+  double rescue_factor(int64_t row) const {
+    const bool complex_ = is_complex(request_.element);
+    const int64_t n = request_.columns * (complex_ ? 2 : 1);
+    const char* bytes = static_cast<const char*>(request_.states) +
+                        size_t(row) * request_.columns * element_size(request_.element);
+    const bool wide =
+        request_.element == Element::float64 || request_.element == Element::complex128;
+    double largest = 0;
+    for (int64_t k = 0; k < n; ++k) {
+      const double value = wide ? reinterpret_cast<const double*>(bytes)[k]
+                                : double(reinterpret_cast<const float*>(bytes)[k]);
+      largest = std::max(largest, std::abs(value));
+    }
+    int exponent;
+    std::frexp(largest, &exponent);
+    return std::ldexp(1.0, -std::clamp(exponent, -1000, 1000));
+  }
+
+  // Fills the real plane, and the imaginary one for complex input; returns whether real.
+  bool load(Unit& unit, T* state) {
+    const bool complex_ = is_complex(request_.element);
+    for (int lane = 0; lane < 64; ++lane) unit.inverse_norm[lane] = unit.inverse_norm2[lane] = 1;
+    const int n_lane_rows = layout_.lane_bits ? 1 : lanes_;
+    if (!request_.states) {
+      std::memset(state, 0, state_size_ / 2 * sizeof(T));
+      for (int lane = 0; lane < n_lane_rows; ++lane) {
+        const int64_t row = unit.row + std::min(lane, unit.n_rows - 1);
+        const int64_t index = request_.indices ? request_.indices[row] : 0;
+        state[size_t(place(index)) * together() + lane] = 1;
+      }
+      return true;
+    }
+    const int64_t n = request_.columns * (complex_ ? 2 : 1);
+    if (request_.columns < amplitudes())
+      std::memset(state, 0, (complex_ ? 1.0 : 0.5) * state_size_ * sizeof(T));
+    alignas(64) T squares[64] = {};
+    double factors[64];
+    std::fill(factors, factors + 64, 1.0);
+    const T small = sizeof(T) == 8 ? T(1e-200) : T(1e-25);
+    for (int attempt = 0; attempt < 2; ++attempt) {
+      std::fill(squares, squares + 64, T(0));
+      if (layout_.lane_bits) {
+        load_row(unit, state, complex_, factors[0], squares);
+      } else {
+        const T* rows[64];
+        for (int lane = 0; lane < lanes_; ++lane) {
+          const int64_t row = unit.row + std::min(lane, unit.n_rows - 1);
+          rows[lane] = row_numbers(row, unit.rows.get() + size_t(lane) * n, factors[lane]);
+        }
+        kernels_->load(rows, n, complex_ ? line_map_.data() : real_line_map_.data(), state,
+                       squares);
+      }
+      if (!request_.normalize) return !complex_;
+      bool extreme = false;
+      for (int lane = 0; lane < n_lane_rows; ++lane) {
+        const int64_t row = unit.row + std::min(lane, unit.n_rows - 1);
+        if (!(squares[lane] > small && squares[lane] < 1 / small)) {
+          factors[lane] = rescue_factor(row);
+          extreme = true;
+        }
+      }
+      if (!extreme) break;
+    }
+    for (int lane = 0; lane < n_lane_rows; ++lane) {
+      unit.inverse_norm2[lane] = 1 / squares[lane];
+      unit.inverse_norm[lane] = 1 / std::sqrt(squares[lane]);
+    }
+    return !complex_;
+  }
+
+  void load_row(Unit& unit, T* state, bool complex_, double factor, T* squares) const {
+    const int64_t n = request_.columns * (complex_ ? 2 : 1);
+    std::vector<T> scratch;
+    const bool convert = request_.element != own_element(complex_) || factor != 1;
+    if (convert) scratch.resize(n);
+    const T* row = row_numbers(unit.row, scratch.data(), factor);
+    double sum = 0;
+    T* im = state + amplitudes();
+    if (complex_) {
+      for (int64_t b = 0; b < request_.columns; ++b) {
+        state[place(b)] = row[2 * b];
+        im[place(b)] = row[2 * b + 1];
+        sum += double(row[2 * b]) * row[2 * b] + double(row[2 * b + 1]) * row[2 * b + 1];
+      }
+    } else {
+      for (int64_t b = 0; b < request_.columns; ++b) {
+        state[place(b)] = row[b];
+        sum += double(row[b]) * row[b];
+      }
+    }
+    squares[0] = T(sum);
+  }
+
+  // A state in the unit's layout to rows of complex numbers, each times its factor.
+  void store(Unit& unit, const T* state, const T* factor, T* out, int64_t stride) const {
+    if (!layout_.lane_bits) {
+      T* rows[64];
+      for (int lane = 0; lane < unit.n_rows; ++lane) rows[lane] = out + lane * stride;
+      kernels_->store(state, 2 * amplitudes(), line_map_.data(), factor, rows, unit.n_rows);
+      return;
+    }
+    const T* im = state + amplitudes();
+    for (int64_t b = 0; b < amplitudes(); ++b) {
+      out[2 * b] = state[place(b)] * factor[0];
+      out[2 * b + 1] = im[place(b)] * factor[0];
+    }
+  }
+
+  // ---- values -----------------------------------------------------------------------------------
+
+  // Adds the observable's value to `sums` (one number a lane) and, if lambda, sets or adds
+  // weight * O psi.
+  void observe(int observable, const Coefficients<T>& coefficients, const T* psi, bool real,
+               T* lambda, bool& accumulate, const T* weight, T* sums) const {
+    for (size_t g = 0; g < schedule_->groups.size(); ++g) {
+      const ObservableGroup& group = schedule_->groups[g];
+      if (group.observable != observable) continue;
+      ObservableCall<T> call{};
+      call.psi = psi;
+      call.lambda = lambda;
+      call.accumulate = accumulate;
+      call.real_psi = real;
+      call.mask = group.mask >> layout_.lane_bits;
+      call.lane_mask = group.mask & lane_mask_;
+      call.shift = coefficients.frame_x >> layout_.lane_bits;
+      call.lane_shift = coefficients.frame_x & lane_mask_;
+      call.factor = parity(coefficients.frame_z & group.mask) ? T(-1) : T(1);
+      call.real_table = group_tables_[g].get();
+      call.imaginary_table = group_complex_[g] ? group_tables_[g].get() + amplitudes() : nullptr;
+      call.weight = weight;
+      call.per_line = layout_.lane_bits > 0;
+      call.plane = uint32_t(n_lines_);
+      std::vector<Aligned<T>> part_sums(n_parts_);
+      for (auto& part : part_sums) {
+        part.resize(lanes_);
+        std::memset(part.get(), 0, lanes_ * sizeof(T));
+      }
+      over(n_lines_, [&](int64_t begin, int64_t end, int part_index) {
+        ObservableCall<T> part = call;
+        part.begin = begin;
+        part.end = end;
+        part.value = part_sums[part_index].get();
+        kernels_->observable(part);
+      });
+      for (const auto& part : part_sums)
+        for (int lane = 0; lane < lanes_; ++lane)
+          sums[layout_.lane_bits ? 0 : lane] += part[lane];
+      accumulate = true;
+    }
+  }
+
+  void write_values(const Unit& unit, const T* sums, double scale, T* out, int64_t stride) const {
+    for (int lane = 0; lane < unit.n_rows; ++lane)
+      out[lane * stride] = T(scale * scale * double(sums[lane]) * double(unit.inverse_norm2[lane]));
+  }
+
+  void marginals(Unit& unit, const T* psi, bool real, double scale) const {
+    const size_t k = request_.probability_bits.size();
+    const int64_t size = int64_t(1) << k;
+    const int width = together();
+    Aligned<T> sums(size_t(size) * width);
+    std::memset(sums.get(), 0, size_t(size) * width * sizeof(T));
+    const T* im = psi + state_size_ / 2;
+    for (int64_t b = 0; b < amplitudes(); ++b) {
+      const size_t at = size_t(place(b)) * width;
+      int64_t target = 0;
+      for (int bit : request_.probability_bits) target = target << 1 | (b >> bit & 1);
+      for (int lane = 0; lane < width; ++lane) {
+        const T x = psi[at + lane], y = real ? T(0) : im[at + lane];
+        sums[target * width + lane] += x * x + y * y;
+      }
+    }
+    for (int lane = 0; lane < unit.n_rows; ++lane)
+      for (int64_t t = 0; t < size; ++t)
+        request_.probabilities[(unit.row + lane) * size + t] =
+            T(scale * scale * double(sums[t * width + lane]) * double(unit.inverse_norm2[lane]));
+  }
+
+  void final_state(Unit& unit, T* psi, bool real, double scale) const {
+    if (real) std::memset(psi + state_size_ / 2, 0, state_size_ / 2 * sizeof(T));
+    alignas(64) T factor[64];
+    for (int lane = 0; lane < lanes_; ++lane)
+      factor[lane] = T(scale * double(unit.inverse_norm[layout_.lane_bits ? 0 : lane]));
+    const int64_t stride = 2 * amplitudes();
+    T* out = request_.final_states + unit.row * stride;
+    store(unit, psi, factor, out, stride);
+    for (int lane = 0; lane < unit.n_rows; ++lane) {
+      double phase = program_.phase_constant;
+      const int64_t row = unit.row + lane;
+      for (const Rotation& r : program_.phases)
+        phase += value_of(
+            r,
+            request_.parameters +
+                (request_.parameters_per_row ? row * program_.n_parameters : 0),
+            request_.inputs ? request_.inputs + row * program_.n_inputs : nullptr);
+      if (phase == 0) continue;
+      const double c = std::cos(phase), s = std::sin(phase);
+      T* state = out + lane * stride;
+      for (int64_t b = 0; b < amplitudes(); ++b) {
+        const double re = state[2 * b], im = state[2 * b + 1];
+        state[2 * b] = T(c * re - s * im);
+        state[2 * b + 1] = T(c * im + s * re);
+      }
+    }
+  }
+
+  // ---- one unit ---------------------------------------------------------------------------------
+
+  T* fresh(Unit& unit) const {
+    Aligned<T>& buffer = unit.buffers[unit.used++];
+    buffer.resize(state_size_);
+    return buffer.get();
+  }
+
+  void run_unit(Unit& unit) {
+    prepare_rows(unit);
+    const Coefficients<T>& coefficients = *unit.coefficients;
+    unit.used = 0;
+    T* psi = fresh(unit);
+    bool real = load(unit, psi);
+    for (int i = 0; i < n_steps_; ++i) {
+      unit.real[i] = real;
+      unit.checkpoint[i] = keep_[i] ? psi : nullptr;
+      T* target = keep_[i] ? fresh(unit) : psi;
+      real = forward_step(unit, i, psi, target, real);
+      psi = target;
+    }
+    unit.real[n_steps_] = real;
+    unit.checkpoint[n_steps_] = keep_[n_steps_] ? psi : nullptr;
+    const double scale = coefficients.scale[n_steps_];
+    if (request_.probabilities) marginals(unit, psi, real, scale);
+    if (request_.final_states) final_state(unit, psi, real, scale);
+    const int n_observables = program_.n_observables;
+    if (wants_gradient_) {
+      if (request_.cotangents) {
+        differentiate(unit, psi, -1, 0, 1);
+      } else {
+        for (int k = 0; k < n_observables; ++k) differentiate(unit, psi, k, k, n_observables);
+      }
+    } else if (request_.values) {
+      for (int k = 0; k < n_observables; ++k) {
+        alignas(64) T sums[64] = {};
+        bool accumulate = false;
+        observe(k, coefficients, psi, real, nullptr, accumulate, nullptr, sums);
+        write_values(unit, sums, scale, request_.values + unit.row * n_observables + k,
+                     n_observables);
+      }
+    }
+    if (!request_.shifts.empty()) run_shifts(unit);
+  }
+
+  // The backward walk for observable k, or for the contraction of all with the cotangents (k < 0);
+  // writes column `slot` of `n_slots`.
+  void differentiate(Unit& unit, T* final_psi, int k, int slot, int n_slots) {
+    const Coefficients<T>& coefficients = *unit.coefficients;
+    const int n_observables = program_.n_observables;
+    const size_t n_rotations = rotations_->size();
+    const double final_scale = coefficients.scale[n_steps_];
+    T* lambda = unit.lambda.get();
+    bool accumulate = false;
+    const bool final_real = unit.real[n_steps_];
+    if (final_real) {
+      std::memset(lambda, 0, state_size_ * sizeof(T));
+      accumulate = true;
+    }
+    for (int o = k < 0 ? 0 : k; o < (k < 0 ? n_observables : k + 1); ++o) {
+      alignas(64) T sums[64] = {};
+      alignas(64) T weight[64];
+      for (int lane = 0; lane < lanes_; ++lane) {
+        const int64_t row =
+            unit.row + (layout_.lane_bits ? 0 : std::min(lane, unit.n_rows - 1));
+        weight[lane] = k < 0 ? request_.cotangents[row * n_observables + o] : T(1);
+      }
+      observe(o, coefficients, final_psi, final_real, lambda, accumulate,
+              k < 0 ? weight : nullptr, sums);
+      if (request_.values)
+        write_values(unit, sums, final_scale, request_.values + unit.row * n_observables + o,
+                     n_observables);
+    }
+    if (!accumulate) std::memset(lambda, 0, state_size_ * sizeof(T));
+    std::memset(unit.gradient.get(), 0, n_parts_ * (n_rotations + 1) * lanes_ * sizeof(T));
+    std::vector<double> factor(n_steps_ + 1);  // a * c at the point where step i is differentiated
+    T* psi = final_psi;
+    T* own_psi = nullptr;
+    if (unapply_psi_) {
+      own_psi = fresh(unit);
+      std::memcpy(own_psi, final_psi, state_size_ * sizeof(T));
+      if (final_real) std::memset(own_psi + state_size_ / 2, 0, state_size_ / 2 * sizeof(T));
+      psi = own_psi;
+    }
+    const int stop = request_.state_gradient ? 0 : earliest_;
+    double c = final_scale, a = final_scale;
+    for (int i = n_steps_ - 1; i >= stop; --i) {
+      const ScheduledStep& step = schedule_->steps[i];
+      const bool differentiate_here =
+          step.has_gradient && (request_.parameter_gradient || request_.input_gradient);
+      const bool go_on = i > stop || request_.state_gradient;
+      const double step_factor = coefficients.cosines[i] / coefficients.fold[i];
+      if (step.kind == StepKind::diagonal) {
+        backward_step(unit, i, lambda);
+        c *= step_factor;
+        if (unapply_psi_) backward_step(unit, i, psi);
+        a = unapply_psi_ ? a * step_factor : coefficients.scale[i];
+        if (differentiate_here) {
+          const T* at = unapply_psi_ ? psi : unit.checkpoint[i];
+          const bool real = !unapply_psi_ && unit.real[i];
+          for (const Tree& tree : step.trees) tree_gradient(unit, tree, at, lambda, real);
+        }
+        factor[i] = a * c;
+      } else {
+        if (!unapply_psi_) a = coefficients.scale[i + 1];
+        factor[i] = a * c;
+        const SweepPlan* done = nullptr;
+        if (differentiate_here) {
+          const T* at = unapply_psi_ ? psi : unit.checkpoint[i + 1];
+          const bool real = !unapply_psi_ && unit.real[i + 1];
+          done = gradients_of(unit, i, at, lambda, real, go_on);
+        }
+        if (go_on) backward_step(unit, i, lambda, done);
+        c *= step_factor;
+        if (unapply_psi_) {
+          if (go_on) backward_step(unit, i, psi);
+          a *= step_factor;
+        }
+      }
+    }
+    write_gradients(unit, factor, slot, n_slots);
+    if (request_.state_gradient) {
+      alignas(64) T scale[64];
+      for (int lane = 0; lane < lanes_; ++lane)
+        scale[lane] = T(2 * c * double(unit.inverse_norm[layout_.lane_bits ? 0 : lane]));
+      const int64_t stride = 2 * amplitudes() * n_slots;
+      store(unit, lambda, scale,
+            request_.state_gradient + unit.row * stride + slot * 2 * amplitudes(), stride);
+    }
+    if (own_psi) --unit.used;
+  }
+
+  // Gradients of a step of rotations with psi and lambda both behind it. Returns the sweep that was
+  // also undone on lambda, if any.
+  const SweepPlan* gradients_of(Unit& unit, int i, const T* psi, T* lambda, bool real,
+                                bool unapply) {
+    const ScheduledStep& step = schedule_->steps[i];
+    for (int index : step.singles)
+      if ((*rotations_)[index].source != Source::constant)
+        rotate_gradient(unit, index, psi, lambda, real);
+    const bool both_planes = !real;
+    const SweepPlan* done = nullptr;
+    int number = first_sweep(i);
+    const size_t n_shared = step.sweeps.size(), n_all = n_shared + step.row_sweeps.size();
+    for (size_t s = 0; s < n_all; ++s) {
+      const SweepPlan& plan = s < n_shared ? step.sweeps[s] : step.row_sweeps[s - n_shared];
+      Aligned<T> lines;
+      const SweepCall<T> call =
+          s < n_shared ? shared_call(unit, plan, number++) : row_call(unit, plan, lines);
+      const bool last = s + 1 == n_all && unapply && both_planes;
+      gradient_sweep(unit, call, plan, psi, lambda, last, both_planes ? 2 : 1);
+      if (last) done = &plan;
+    }
+    return done;
+  }
+
+  void write_gradients(Unit& unit, const std::vector<double>& factor, int slot, int n_slots) {
+    const int P = program_.n_parameters, F = program_.n_inputs;
+    const int width = layout_.lane_bits ? 1 : unit.n_rows;
+    T* of_parameters = request_.parameter_gradient;
+    T* of_inputs = request_.input_gradient;
+    std::vector<double> sums(size_t(width) * (P + F), 0.0);
+    for (int i = 0; i < n_steps_; ++i) {
+      if (!schedule_->steps[i].has_gradient) continue;
+      for (int index : program_.steps[i].rotations) {
+        const Rotation& r = (*rotations_)[index];
+        if (r.source == Source::constant) continue;
+        const int column = r.source == Source::parameter ? r.index : P + r.index;
+        for (int part = 0; part < n_parts_; ++part) {
+          const T* line = gradient_line(unit, part, index);
+          for (int lane = 0; lane < lanes_; ++lane) {
+            const int row = layout_.lane_bits ? 0 : lane;
+            if (row >= width) break;
+            sums[size_t(row) * (P + F) + column] += r.scale * factor[i] * double(line[lane]);
+          }
+        }
+      }
+    }
+    for (int row = 0; row < width; ++row) {
+      const double inverse = double(unit.inverse_norm2[row]);
+      const double* from = sums.data() + size_t(row) * (P + F);
+      if (of_parameters) {
+        T* out = of_parameters + ((unit.row + row) * n_slots + slot) * P;
+        for (int p = 0; p < P; ++p) out[p] = T(from[p] * inverse);
+      }
+      if (of_inputs) {
+        T* out = of_inputs + ((unit.row + row) * n_slots + slot) * F;
+        for (int f = 0; f < F; ++f) out[f] = T(from[P + f] * inverse);
+      }
+    }
+  }
+
+  // ---- shifted evaluations ----------------------------------------------------------------------
+
+  // exp(-i (theta + d)/2 P) = exp(-i d/2 P) exp(-i theta/2 P): the shift is one more rotation behind
+  // its step, so an evaluation starts from the state behind the first step that it changes.
+  void run_shifts(Unit& unit) {
+    const Coefficients<T>& coefficients = *unit.coefficients;
+    const int n_observables = program_.n_observables;
+    std::vector<int> step_of(rotations_->size(), -1);
+    for (int i = 0; i < n_steps_; ++i)
+      for (int index : program_.steps[i].rotations) step_of[index] = i;
+    T* work = fresh(unit);
+    for (size_t e = 0; e < request_.shifts.size(); ++e) {
+      ShiftedAngles angles = request_.shifts[e];
+      std::stable_sort(angles.begin(), angles.end(), [&](const auto& x, const auto& y) {
+        return step_of[x.first] < step_of[y.first];
+      });
+      const int start = angles.empty() ? n_steps_ : step_of[angles[0].first] + 1;
+      const T* psi = unit.checkpoint[start];
+      bool real = unit.real[start];
+      if (unapply_psi_) {  // no prefix was kept: run from the start
+        real = load(unit, work);
+        for (int i = 0; i < start; ++i) real = forward_step(unit, i, work, work, real);
+        psi = work;
+      }
+      size_t at = 0;
+      const auto shift_behind = [&](int i) {
+        for (; at < angles.size() && step_of[angles[at].first] == i; ++at) {
+          const int index = angles[at].first;
+          const double shift = coefficients.frame_sign[index] * angles[at].second;
+          rotate(unit, index, psi, work, false, real, &shift);
+          psi = work;
+          real = false;
+        }
+      };
+      shift_behind(start - 1);
+      for (int i = start; i < n_steps_; ++i) {
+        real = forward_step(unit, i, psi, work, real);
+        psi = work;
+        shift_behind(i);
+      }
+      for (int k = 0; k < n_observables; ++k) {
+        alignas(64) T sums[64] = {};
+        bool accumulate = false;
+        observe(k, coefficients, psi, real, nullptr, accumulate, nullptr, sums);
+        write_values(unit, sums, coefficients.scale[n_steps_],
+                     request_.shifted_values +
+                         (int64_t(e) * request_.rows + unit.row) * n_observables + k,
+                     n_observables);
+      }
+    }
+  }
+
+  const Program& program_;
+  const Request<T>& request_;
+  const KernelTable<T>* kernels_ = nullptr;
+  const Schedule* schedule_ = nullptr;
+  const std::vector<Rotation>* rotations_ = nullptr;
+  Layout layout_{};
+  int n_ = 0, n_line_bits_ = 0, n_steps_ = 0, lanes_ = 0, n_parts_ = 1, earliest_ = 0;
+  int64_t n_lines_ = 0;
+  uint32_t lane_mask_ = 0;
+  size_t state_size_ = 0, dense_scratch_ = 0;
+  bool may_flip_ = false, wants_gradient_ = false, unapply_psi_ = false;
+  std::vector<char> keep_;
+  std::vector<uint32_t> line_map_, real_line_map_;
+  std::vector<Aligned<T>> group_tables_, constant_tables_;
+  std::vector<bool> group_complex_;
+  std::vector<DensePlan<T>> dense_plans_;
+  Coefficients<T> shared_;
+};
+
+}  // namespace
+
+template <class T>
+void run(const Program& program, const Request<T>& request) {
+  if (request.rows == 0) return;
+  Runner<T>(program, request).run();
+}
+template void run(const Program&, const Request<float>&);
+template void run(const Program&, const Request<double>&);
+
+namespace {
+
+template <class T, class S>
+void encode_row(const S* in, bool complex_, int64_t columns, int64_t size, bool normalize, T* out) {
+  const int64_t n = complex_ ? 2 * columns : columns;
+  double factor = 1, before = 1;
+  if (normalize) {
+    double sum = 0;
+    for (int64_t k = 0; k < n; ++k) sum += double(in[k]) * double(in[k]);
+    if (!(sum > 1e-280 && sum < 1e280)) {  // squares out of range: scale by a power of two first
+      double largest = 0;
+      for (int64_t k = 0; k < n; ++k) largest = std::max(largest, std::abs(double(in[k])));
+      int exponent;
+      std::frexp(largest, &exponent);
+      before = std::ldexp(1.0, -std::clamp(exponent, -1000, 1000));
+      sum = 0;
+      for (int64_t k = 0; k < n; ++k) {
+        const double x = double(in[k]) * before;
+        sum += x * x;
+      }
+    }
+    factor = 1 / std::sqrt(sum);
+  }
+  if (complex_) {
+    for (int64_t k = 0; k < n; ++k) out[k] = T(double(in[k]) * before * factor);
+  } else {
+    for (int64_t k = 0; k < n; ++k) {
+      out[2 * k] = T(double(in[k]) * before * factor);
+      out[2 * k + 1] = 0;
+    }
+  }
+  std::memset(out + 2 * columns, 0, size_t(2 * (size - columns)) * sizeof(T));
+}
+
+}  // namespace
+
+template <class T>
+void encode_amplitude(const void* features, Element element, int64_t rows, int64_t columns,
+                      int n_qubits, bool normalize, T* states) {
+  const int64_t size = int64_t(1) << n_qubits;
+  const bool complex_ = element == Element::complex64 || element == Element::complex128;
+  const bool wide = element == Element::float64 || element == Element::complex128;
+  const int64_t numbers = columns * (complex_ ? 2 : 1);
+  const int64_t chunk = std::max<int64_t>(1, (int64_t(1) << 16) / size);
+  run_parts(int((rows + chunk - 1) / chunk), [&](int part, int) {
+    for (int64_t row = part * chunk; row < std::min(rows, (part + 1) * chunk); ++row) {
+      T* out = states + row * 2 * size;
+      if (wide) {
+        encode_row(static_cast<const double*>(features) + row * numbers, complex_, columns, size,
+                   normalize, out);
+      } else {
+        encode_row(static_cast<const float*>(features) + row * numbers, complex_, columns, size,
+                   normalize, out);
+      }
+    }
+  });
+}
+template void encode_amplitude(const void*, Element, int64_t, int64_t, int, bool, float*);
+template void encode_amplitude(const void*, Element, int64_t, int64_t, int, bool, double*);
+
+std::vector<std::string> instruction_sets() {
+  std::vector<std::string> names;
+  for (const IsaEntry& entry : isa_entries())
+    if (entry.present) names.emplace_back(entry.name);
+  return names;
+}
+
+std::string instruction_set() { return isa().name; }
+
+void set_instruction_set(const std::string& name) {
+  std::string known;
+  for (const IsaEntry& entry : isa_entries()) {
+    if (!entry.present) continue;
+    if (name == entry.name) {
+      chosen_isa = &entry;
+      return;
+    }
+    known += known.empty() ? entry.name : std::string(", ") + entry.name;
+  }
+  throw std::invalid_argument("expected an instruction set this processor has (" + known +
+                              "), got '" + name + "'");
+}
+
+}  // namespace qdp

@@ -1,0 +1,59 @@
+// SPDX-License-Identifier: Apache-2.0
+// Runs a program over a batch. Pointers are to C-contiguous host memory, checked by the caller;
+// outputs that are not wanted are null. rows = N, observables = O, parameters = P, inputs = F.
+#pragma once
+#include <cstdint>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "program.hpp"
+
+namespace qdp {
+
+enum class Element { none = 0, float32 = 1, float64 = 2, complex64 = 3, complex128 = 4 };
+enum class LayoutChoice { automatic = 0, batch = 1, sample = 2 };
+
+// One shifted evaluation: rotations of the program and what is added to their angles.
+using ShiftedAngles = std::vector<std::pair<int, double>>;
+
+template <class T>
+struct Request {
+  int64_t rows = 0;
+  const double* parameters = nullptr;  // [P] or [N][P]
+  bool parameters_per_row = false;
+  const double* inputs = nullptr;  // [N][F]
+  Element element = Element::none;
+  const void* states = nullptr;  // [N][columns]
+  int64_t columns = 0;
+  bool normalize = false;
+  const int64_t* indices = nullptr;  // [N] basis states to start in
+  LayoutChoice layout = LayoutChoice::automatic;
+
+  T* values = nullptr;              // [N][O]
+  const T* cotangents = nullptr;    // [N][O]: contracts the observables, O becomes 1 below
+  T* parameter_gradient = nullptr;  // [N][O][P]
+  T* input_gradient = nullptr;      // [N][O][F]
+  T* state_gradient = nullptr;      // [N][O][2^n] complex
+  T* final_states = nullptr;        // [N][2^n] complex
+  T* probabilities = nullptr;       // [N][2^k]
+  std::vector<int> probability_bits;  // address bits of the wires kept, most significant first
+
+  std::vector<ShiftedAngles> shifts;
+  T* shifted_values = nullptr;  // [n_shifts][N][O]
+};
+
+template <class T>
+void run(const Program& program, const Request<T>& request);
+
+// Amplitude encoding: rows of real or complex features to normalised states [N][2^n] complex.
+template <class T>
+void encode_amplitude(const void* features, Element element, int64_t rows, int64_t columns,
+                      int n_qubits, bool normalize, T* states);
+
+// Instruction sets compiled in and present on this processor, widest first; the one in use.
+std::vector<std::string> instruction_sets();
+std::string instruction_set();
+void set_instruction_set(const std::string& name);
+
+}  // namespace qdp

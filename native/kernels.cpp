@@ -1,0 +1,725 @@
+// SPDX-License-Identifier: Apache-2.0
+// The loops over states, written once and compiled once per instruction set (QDP_ISA names it).
+// No standard-library template may be used here: the linker could keep the copy of a shared inline
+// function that was compiled for a processor this machine does not have.
+//
+// Letters: V one line, K rotations of one pass, tau the tangent of half an angle with its sign,
+// a the position of a line within a coset, lo the first local bit of a pass.
+#include "plan.hpp"
+
+#define UNROLL _Pragma("GCC unroll 64")
+#define INLINE static inline __attribute__((always_inline))
+
+namespace qdp {
+namespace QDP_ISA {
+
+template <class T, int BYTES>
+struct Kernels {
+  typedef T V __attribute__((vector_size(BYTES)));
+  static constexpr int W = BYTES / int(sizeof(T));
+
+  INLINE V splat(T value) { return value - V{}; }  // x - 0 is x, also for x = -0
+  INLINE const V* lines(const T* p) { return reinterpret_cast<const V*>(p); }
+  INLINE V* lines(T* p) { return reinterpret_cast<V*>(p); }
+
+  // Lines by byte offset: what an XOR of scaled addresses gives.
+  INLINE const V& at(const V* p, uint64_t bytes) {
+    return *reinterpret_cast<const V*>(reinterpret_cast<const char*>(p) + bytes);
+  }
+  INLINE V& at(V* p, uint64_t bytes) {
+    return *reinterpret_cast<V*>(reinterpret_cast<char*>(p) + bytes);
+  }
+
+  // ---- sweeps -----------------------------------------------------------------------------------
+
+  // The K butterflies of one pass over the 2^K lines in r. TAN: c is tau, s unused.
+  template <int K, bool TAN>
+  INLINE void butterflies(V* r, const V* c, const V* s) {
+    UNROLL for (int j = 0; j < K; ++j) {
+      UNROLL for (int a = 0; a < (1 << K); ++a) {
+        if (a & (1 << j)) continue;
+        const V p = r[a], q = r[a | (1 << j)];
+        if constexpr (TAN) {
+          r[a] = p - c[j] * q;
+          r[a | (1 << j)] = q + c[j] * p;
+        } else {
+          r[a] = c[j] * p - s[j] * q;
+          r[a | (1 << j)] = c[j] * q + s[j] * p;
+        }
+      }
+    }
+  }
+
+  // Coefficients of the rotations from bit lo on, with the signs they have in one set of one block.
+  // `turns` holds a triple a rotation: +tau, -tau (or +sin, -sin) and, unless TAN, cos.
+  template <int K, bool TAN>
+  INLINE void choose(const V* turns, int lo, uint32_t flips, V* c, V* s) {
+    UNROLL for (int j = 0; j < K; ++j) {
+      const V turn = turns[3 * (lo + j) + (flips >> (lo + j) & 1)];
+      if constexpr (TAN) {
+        c[j] = turn;
+      } else {
+        s[j] = turn;
+        c[j] = turns[3 * (lo + j) + 2];
+      }
+    }
+  }
+
+  template <int K>
+  INLINE void steps(const Sweep& sweep, int lo, uint64_t* step) {
+    UNROLL for (int a = 0; a < (1 << K); ++a)
+      step[a] = uint64_t(sweep.offset[uint32_t(a) << lo]) * BYTES;
+  }
+
+  // One pass over one block: FROM/TO say whether lines are read from and written to the state
+  // (scattered, addresses by XOR) or the block's own buffer (dense, local index).
+  template <int K, bool FROM_STATE, bool TO_STATE, bool SIGNED, bool TAN>
+  INLINE void pass(const Sweep& sweep, int lo, uint32_t base, const V* source, V* target,
+                   const V* turns, uint32_t flips) {
+    uint64_t step[1 << K];
+    steps<K>(sweep, lo, step);
+    V c[K], s[K];
+    choose<K, TAN>(turns, lo, flips, c, s);
+    const uint32_t n_low = 1u << lo, n_high = 1u << (sweep.bits - lo - K);
+    for (uint32_t high = 0; high < n_high; ++high) {
+      for (uint32_t low = 0; low < n_low; ++low) {
+        const uint32_t local = high << (lo + K) | low;
+        const uint64_t line = uint64_t(base ^ sweep.offset[local]) * BYTES;
+        V r[1 << K];
+        UNROLL for (int a = 0; a < (1 << K); ++a) {
+          const uint32_t index = local | uint32_t(a) << lo;
+          r[a] = FROM_STATE ? at(source, line ^ step[a]) : source[index];
+          if constexpr (SIGNED && FROM_STATE) r[a] *= splat(T(sweep.negative[index]));
+        }
+        butterflies<K, TAN>(r, c, s);
+        UNROLL for (int a = 0; a < (1 << K); ++a) {
+          const uint32_t index = local | uint32_t(a) << lo;
+          if constexpr (SIGNED && TO_STATE) r[a] *= splat(T(sweep.negative[index]));
+          if constexpr (TO_STATE) {
+            at(target, line ^ step[a]) = r[a];
+          } else {
+            target[index] = r[a];
+          }
+        }
+      }
+    }
+  }
+
+  template <bool FROM_STATE, bool TO_STATE, bool SIGNED, bool TAN>
+  INLINE void pass_of(int k, const Sweep& sweep, int lo, uint32_t base, const V* source, V* target,
+                      const V* turns, uint32_t flips) {
+    switch (k) {
+      case 1:
+        return pass<1, FROM_STATE, TO_STATE, SIGNED, TAN>(sweep, lo, base, source, target, turns,
+                                                          flips);
+      case 2:
+        return pass<2, FROM_STATE, TO_STATE, SIGNED, TAN>(sweep, lo, base, source, target, turns,
+                                                          flips);
+      case 3:
+        return pass<3, FROM_STATE, TO_STATE, SIGNED, TAN>(sweep, lo, base, source, target, turns,
+                                                          flips);
+      default:
+        return pass<4, FROM_STATE, TO_STATE, SIGNED, TAN>(sweep, lo, base, source, target, turns,
+                                                          flips);
+    }
+  }
+
+  template <bool TAN>
+  INLINE void both_turns(const SweepCall<T>& call, V* turns) {
+    const V* given = lines(call.coefficient);
+    const V way = splat(call.inverse ? T(-1) : T(1));
+    for (int j = 0; j < call.sweep->bits; ++j) {
+      const V turn = (TAN ? given[j] : given[2 * j + 1]) * way;
+      turns[3 * j] = turn;
+      turns[3 * j + 1] = -turn;
+      if (!TAN) turns[3 * j + 2] = given[2 * j];
+    }
+  }
+
+  // A rotation with a real Pauli word turns the other way in set 0, one with an imaginary word the
+  // same way in both sets.
+  INLINE uint32_t flips_of(const Sweep& sweep, int64_t block, int set) {
+    return sweep.sign[block] ^ (set == 0 ? sweep.imaginary : 0);
+  }
+
+  template <bool SIGNED, bool TAN>
+  static void sweep_blocks(const SweepCall<T>& call) {
+    const Sweep& sweep = *call.sweep;
+    const V* source = lines(call.source);
+    V* target = lines(call.target);
+    V buffer[1 << kMaxSweepBits];
+    V turns[3 * kMaxSweepBits];
+    both_turns<TAN>(call, turns);
+    for (int64_t block = call.begin; block < call.end; ++block) {
+      for (int set = call.first_set; set < call.n_sets; ++set) {
+        const uint32_t flips = flips_of(sweep, block, set);
+        const uint32_t base = sweep.base[block] | (set ? sweep.plane_bit : 0);
+        if (sweep.n_passes == 1) {
+          pass_of<true, true, SIGNED, TAN>(sweep.pass_bits[0], sweep, 0, base, source, target,
+                                           turns, flips);
+          continue;
+        }
+        int lo = 0;
+        pass_of<true, false, SIGNED, TAN>(sweep.pass_bits[0], sweep, lo, base, source, buffer,
+                                          turns, flips);
+        lo += sweep.pass_bits[0];
+        for (int i = 1; i < sweep.n_passes - 1; ++i) {
+          pass_of<false, false, SIGNED, TAN>(sweep.pass_bits[i], sweep, lo, base, buffer, buffer,
+                                             turns, flips);
+          lo += sweep.pass_bits[i];
+        }
+        pass_of<false, true, SIGNED, TAN>(sweep.pass_bits[sweep.n_passes - 1], sweep, lo, base,
+                                          buffer, target, turns, flips);
+      }
+    }
+  }
+
+  static void sweep(const SweepCall<T>& call) {
+    const bool is_signed = call.sweep->negative != nullptr;
+    if (call.rows_form) {
+      is_signed ? sweep_blocks<true, false>(call) : sweep_blocks<false, false>(call);
+    } else {
+      is_signed ? sweep_blocks<true, true>(call) : sweep_blocks<false, true>(call);
+    }
+  }
+
+  // ---- gradients of a sweep ---------------------------------------------------------------------
+
+  // Re <lambda|(-iP)|psi> for the K rotations of one pass of one block, with lambda in the block's
+  // buffer or in the state; then, if UNAPPLY, the inverse butterflies on lambda.
+  template <int K, bool FROM_STATE, bool TO_STATE, bool SIGNED, bool TAN, bool UNAPPLY>
+  INLINE void gradient_pass(const Sweep& sweep, int lo, uint32_t base, const V* source, V* target,
+                            const V* psi, const V* turns, uint32_t flips, V* sums) {
+    V c[K], s[K];
+    choose<K, TAN>(turns, lo, flips, c, s);
+    uint64_t step[1 << K];
+    steps<K>(sweep, lo, step);
+    V even[K], odd[K];
+    UNROLL for (int j = 0; j < K; ++j) even[j] = odd[j] = V{};
+    const uint32_t n_low = 1u << lo, n_high = 1u << (sweep.bits - lo - K);
+    for (uint32_t high = 0; high < n_high; ++high) {
+      for (uint32_t low = 0; low < n_low; ++low) {
+        const uint32_t local = high << (lo + K) | low;
+        const uint64_t line = uint64_t(base ^ sweep.offset[local]) * BYTES;
+        V r[1 << K];
+        UNROLL for (int a = 0; a < (1 << K); ++a) {
+          const uint32_t index = local | uint32_t(a) << lo;
+          r[a] = FROM_STATE ? at(source, line ^ step[a]) : source[index];
+          if constexpr (SIGNED && FROM_STATE) r[a] *= splat(T(sweep.negative[index]));
+        }
+        UNROLL for (int a = 0; a < (1 << K); ++a) {
+          V x = at(psi, line ^ step[a]);
+          if constexpr (SIGNED) x *= splat(T(sweep.negative[local | uint32_t(a) << lo]));
+          UNROLL for (int j = 0; j < K; ++j) {
+            if (a & (1 << j)) {
+              odd[j] += r[a ^ (1 << j)] * x;
+            } else {
+              even[j] += r[a ^ (1 << j)] * x;
+            }
+          }
+        }
+        if constexpr (UNAPPLY) {
+          butterflies<K, TAN>(r, c, s);
+        }
+        if constexpr (UNAPPLY || !TO_STATE) {
+          UNROLL for (int a = 0; a < (1 << K); ++a) {
+            const uint32_t index = local | uint32_t(a) << lo;
+            if constexpr (TO_STATE) {
+              if constexpr (SIGNED) r[a] *= splat(T(sweep.negative[index]));
+              at(target, line ^ step[a]) = r[a];
+            } else {
+              target[index] = r[a];
+            }
+          }
+        }
+      }
+    }
+    UNROLL for (int j = 0; j < K; ++j) {
+      const V sum = even[j] - odd[j];
+      sums[lo + j] += (flips >> (lo + j) & 1) ? -sum : sum;
+    }
+  }
+
+  template <bool FROM_STATE, bool TO_STATE, bool SIGNED, bool TAN, bool UNAPPLY>
+  INLINE void gradient_pass_of(int k, const Sweep& sweep, int lo, uint32_t base, const V* source,
+                               V* target, const V* psi, const V* turns, uint32_t flips,
+                               V* sums) {
+    switch (k) {
+      case 1:
+        return gradient_pass<1, FROM_STATE, TO_STATE, SIGNED, TAN, UNAPPLY>(
+            sweep, lo, base, source, target, psi, turns, flips, sums);
+      case 2:
+        return gradient_pass<2, FROM_STATE, TO_STATE, SIGNED, TAN, UNAPPLY>(
+            sweep, lo, base, source, target, psi, turns, flips, sums);
+      case 3:
+        return gradient_pass<3, FROM_STATE, TO_STATE, SIGNED, TAN, UNAPPLY>(
+            sweep, lo, base, source, target, psi, turns, flips, sums);
+      default:
+        return gradient_pass<4, FROM_STATE, TO_STATE, SIGNED, TAN, UNAPPLY>(
+            sweep, lo, base, source, target, psi, turns, flips, sums);
+    }
+  }
+
+  // All gradients of a sweep are taken with lambda and psi both behind it; only then is it undone
+  // on lambda: the last pass does both at once, the others follow from the block's buffer.
+  template <bool SIGNED, bool TAN>
+  static void sweep_gradient_blocks(const SweepCall<T>& call) {
+    const Sweep& sweep = *call.sweep;
+    const V* source = lines(call.source);
+    V* target = lines(call.target);
+    const V* psi = lines(call.psi);
+    V buffer[1 << kMaxSweepBits];
+    V turns[3 * kMaxSweepBits], sums[kMaxSweepBits];
+    both_turns<TAN>(call, turns);
+    for (V& sum : sums) sum = V{};
+    const int last = sweep.n_passes - 1;
+    const int* bits = sweep.pass_bits;
+    for (int64_t block = call.begin; block < call.end; ++block) {
+      for (int set = call.first_set; set < call.n_sets; ++set) {
+        const uint32_t flips = flips_of(sweep, block, set);
+        const uint32_t base = sweep.base[block] | (set ? sweep.plane_bit : 0);
+        int lo = 0;
+        if (!call.unapply) {
+          for (int i = 0; i <= last; lo += bits[i++])
+            gradient_pass_of<true, true, SIGNED, TAN, false>(bits[i], sweep, lo, base, source,
+                                                             target, psi, turns, flips, sums);
+        } else if (last == 0) {
+          gradient_pass_of<true, true, SIGNED, TAN, true>(bits[0], sweep, 0, base, source, target,
+                                                          psi, turns, flips, sums);
+        } else {
+          gradient_pass_of<true, false, SIGNED, TAN, false>(bits[0], sweep, 0, base, source,
+                                                            buffer, psi, turns, flips, sums);
+          lo = bits[0];
+          for (int i = 1; i < last; lo += bits[i++])
+            gradient_pass_of<false, false, SIGNED, TAN, false>(bits[i], sweep, lo, base, buffer,
+                                                               buffer, psi, turns, flips, sums);
+          gradient_pass_of<false, false, SIGNED, TAN, true>(bits[last], sweep, lo, base, buffer,
+                                                            buffer, psi, turns, flips, sums);
+          for (int i = last - 1; i > 0; --i) {
+            lo -= bits[i];
+            pass_of<false, false, SIGNED, TAN>(bits[i], sweep, lo, base, buffer, buffer, turns,
+                                               flips);
+          }
+          pass_of<false, true, SIGNED, TAN>(bits[0], sweep, 0, base, buffer, target, turns, flips);
+        }
+      }
+    }
+    for (int j = 0; j < sweep.bits; ++j) lines(call.gradient)[j] += sums[j];
+  }
+
+  static void sweep_gradient(const SweepCall<T>& call) {
+    const bool is_signed = call.sweep->negative != nullptr;
+    if (call.rows_form) {
+      is_signed ? sweep_gradient_blocks<true, false>(call)
+                : sweep_gradient_blocks<false, false>(call);
+    } else {
+      is_signed ? sweep_gradient_blocks<true, true>(call) : sweep_gradient_blocks<false, true>(call);
+    }
+  }
+
+  // ---- diagonals --------------------------------------------------------------------------------
+
+  template <bool PER_LINE>
+  INLINE V table_at(const T* table, int64_t line) {
+    return PER_LINE ? lines(table)[line] : splat(table[line]);
+  }
+
+  template <bool PER_LINE>
+  static void diagonal_lines(const DiagonalCall<T>& call) {
+    const V* source = lines(call.source);
+    V* target = lines(call.target);
+    const T* cosines = call.table;
+    const T* sines = call.table + call.table_stride;
+    const V turn = splat(call.conjugate ? T(-1) : T(1));
+    const int64_t plane = call.plane;
+    if (call.real_source) {
+      for (int64_t i = call.begin; i < call.end; ++i) {
+        const V c = table_at<PER_LINE>(cosines, i), s = table_at<PER_LINE>(sines, i) * turn;
+        const V re = source[i];
+        target[i] = c * re;
+        target[i + plane] = s * re;
+      }
+      return;
+    }
+    for (int64_t i = call.begin; i < call.end; ++i) {
+      const V c = table_at<PER_LINE>(cosines, i), s = table_at<PER_LINE>(sines, i) * turn;
+      const V re = source[i], im = source[i + plane];
+      target[i] = c * re - s * im;
+      target[i + plane] = c * im + s * re;
+    }
+  }
+
+  static void diagonal(const DiagonalCall<T>& call) {
+    call.per_line ? diagonal_lines<true>(call) : diagonal_lines<false>(call);
+  }
+
+  // Sums along three axes of eight values: three differences, and the total in r[0].
+  INLINE void tree(V* r, V* differences) {
+    UNROLL for (int j = 0; j < 3; ++j) {
+      V d{};
+      UNROLL for (int a = 0; a < (8 >> j); a += 2) {
+        d += r[a] - r[a + 1];
+        r[a / 2] = r[a] + r[a + 1];
+      }
+      differences[j] += d;
+    }
+  }
+
+  template <bool REAL_PSI>
+  INLINE V inner(const V* lambda, const V* psi, uint32_t line, uint32_t plane) {
+    // Im(conj(lambda) psi)
+    if constexpr (REAL_PSI) {
+      return -(lambda[line + plane] * psi[line]);
+    } else {
+      return lambda[line] * psi[line + plane] - lambda[line + plane] * psi[line];
+    }
+  }
+
+  // First level of the tree, for the Gray-code positions [begin, end): three axes and the totals.
+  template <bool REAL_PSI>
+  static void diagonal_gradient_lines(const DiagonalGradientCall<T>& call) {
+    const uint32_t* axis = call.axis;
+    const V* lambda = lines(call.lambda);
+    const V* psi = lines(call.psi);
+    V* totals = lines(call.totals);
+    uint32_t corner[8];
+    for (int a = 0; a < 8; ++a) {
+      corner[a] = (a & 1 ? axis[0] : 0) ^ (a & 2 ? axis[1] : 0) ^ (a & 4 ? axis[2] : 0);
+    }
+    V differences[3] = {V{}, V{}, V{}};
+    const uint32_t begin = uint32_t(call.begin), end = uint32_t(call.end);
+    uint32_t base = 0;
+    for (uint32_t gray = begin ^ (begin >> 1), j = 3; gray; gray >>= 1, ++j) {
+      base ^= (gray & 1) ? axis[j] : 0;
+    }
+    for (uint32_t i = begin; i < end; ++i) {
+      V r[8];
+      UNROLL for (int a = 0; a < 8; ++a) {
+        r[a] = inner<REAL_PSI>(lambda, psi, base ^ corner[a], call.plane);
+      }
+      tree(r, differences);
+      totals[i ^ (i >> 1)] = r[0];
+      base ^= axis[3 + __builtin_ctz(i + 1)];
+    }
+    for (int j = 0; j < 3; ++j) lines(call.gradient)[j] += differences[j];
+  }
+
+  static void diagonal_gradient(const DiagonalGradientCall<T>& call) {
+    call.real_psi ? diagonal_gradient_lines<true>(call) : diagonal_gradient_lines<false>(call);
+  }
+
+  // The other levels: axes 3 and up over the totals, then the sum of all.
+  static void diagonal_totals(const DiagonalGradientCall<T>& call) {
+    V* totals = lines(call.totals);
+    V* gradient = lines(call.gradient);
+    for (int axis = 3; axis < call.n_bits; ++axis) {
+      V d{};
+      const uint32_t n = 1u << (call.n_bits - axis - 1);
+      for (uint32_t i = 0; i < n; ++i) {
+        const V a = totals[2 * i], b = totals[2 * i + 1];
+        d += a - b;
+        totals[i] = a + b;
+      }
+      gradient[axis] += d;
+    }
+    gradient[call.n_bits] += totals[0];
+  }
+
+  // ---- observables ------------------------------------------------------------------------------
+
+  // Lane i of the result is lane i ^ mask of the argument; mask < W.
+  INLINE V exchange(V value, uint32_t mask) {
+    if (mask == 0) return value;
+    V result;
+    for (int i = 0; i < W; ++i) result[i] = value[i ^ int(mask)];
+    return result;
+  }
+
+  template <bool PER_LINE, bool COMPLEX_TABLE, bool REAL_PSI>
+  static void observable_lines(const ObservableCall<T>& call) {
+    const V* psi = lines(call.psi);
+    V* lambda = lines(call.lambda);
+    const uint32_t plane = call.plane;
+    const V weight = call.weight ? *lines(call.weight) : splat(T(1));
+    const V factor = splat(call.factor);
+    V sum{};
+    for (uint32_t i = uint32_t(call.begin); i < uint32_t(call.end); ++i) {
+      const uint32_t from = i ^ call.mask;
+      V dr = table_at<PER_LINE>(call.real_table, from ^ call.shift);
+      V di{};
+      if constexpr (COMPLEX_TABLE) di = table_at<PER_LINE>(call.imaginary_table, from ^ call.shift);
+      V re = psi[from], im = REAL_PSI ? V{} : psi[from + plane];
+      if constexpr (PER_LINE) {
+        dr = exchange(dr, call.lane_mask ^ call.lane_shift);
+        di = exchange(di, call.lane_mask ^ call.lane_shift);
+        re = exchange(re, call.lane_mask);
+        im = exchange(im, call.lane_mask);
+      }
+      V out_re = dr * re, out_im = dr * im;
+      if constexpr (COMPLEX_TABLE) {
+        out_re -= di * im;
+        out_im += di * re;
+      }
+      out_re *= factor;
+      out_im *= factor;
+      sum += psi[i] * out_re;
+      if constexpr (!REAL_PSI) sum += psi[i + plane] * out_im;
+      if (lambda) {
+        if (call.accumulate) {
+          lambda[i] += weight * out_re;
+          lambda[i + plane] += weight * out_im;
+        } else {
+          lambda[i] = weight * out_re;
+          lambda[i + plane] = weight * out_im;
+        }
+      }
+    }
+    if (call.value) *lines(call.value) += sum;
+  }
+
+  template <bool PER_LINE>
+  static void observable_of(const ObservableCall<T>& call) {
+    if (call.imaginary_table) {
+      call.real_psi ? observable_lines<PER_LINE, true, true>(call)
+                    : observable_lines<PER_LINE, true, false>(call);
+    } else {
+      call.real_psi ? observable_lines<PER_LINE, false, true>(call)
+                    : observable_lines<PER_LINE, false, false>(call);
+    }
+  }
+
+  static void observable(const ObservableCall<T>& call) {
+    call.per_line ? observable_of<true>(call) : observable_of<false>(call);
+  }
+
+  // ---- one rotation -----------------------------------------------------------------------------
+
+  // +1 or -1 for each lane of a line: (-1)^popcount(z & address).
+  INLINE V lane_signs(uint32_t lane_z) {
+    V signs;
+    for (int i = 0; i < W; ++i) signs[i] = __builtin_popcount(lane_z & unsigned(i)) & 1 ? -1 : 1;
+    return signs;
+  }
+
+  // (P psi)[x] = i^phase (-1)^(z.(x^mask)) psi[x^mask] for one line, as re and im.
+  struct Turned {
+    V re, im;
+  };
+  INLINE Turned turned(const RotationCall<T>& call, const V* psi, uint32_t line, V signs) {
+    const uint32_t from = line ^ call.mask;
+    V re = psi[from], im = call.real_source ? V{} : psi[from + call.plane];
+    V sign = __builtin_popcount(call.z & from) & 1 ? -signs : signs;
+    re *= sign;
+    im *= sign;
+    if (call.lane_mask) {
+      re = exchange(re, call.lane_mask);
+      im = exchange(im, call.lane_mask);
+    }
+    switch (call.phase & 3) {
+      case 0:
+        return {re, im};
+      case 1:
+        return {-im, re};
+      case 2:
+        return {-re, -im};
+      default:
+        return {im, -re};
+    }
+  }
+
+  static void rotate(const RotationCall<T>& call) {
+    const V* source = lines(call.source);
+    V* target = lines(call.target);
+    const V c = *lines(call.cosine), s = *lines(call.sine);
+    const V signs = lane_signs(call.lane_z);
+    const uint32_t top = call.mask ? 1u << (31 - __builtin_clz(call.mask)) : 0;
+    for (uint32_t i = uint32_t(call.begin); i < uint32_t(call.end); ++i) {
+      if (i & top) continue;  // the partner does both
+      const uint32_t j = i ^ call.mask;
+      // cos psi - i sin P psi
+      const Turned a = turned(call, source, i, signs);
+      const V re_i = c * source[i] + s * a.im;
+      const V im_i = (call.real_source ? V{} : c * source[i + call.plane]) - s * a.re;
+      if (call.mask) {
+        const Turned b = turned(call, source, j, signs);
+        const V re_j = c * source[j] + s * b.im;
+        const V im_j = (call.real_source ? V{} : c * source[j + call.plane]) - s * b.re;
+        target[j] = re_j;
+        target[j + call.plane] = im_j;
+      }
+      target[i] = re_i;
+      target[i + call.plane] = im_i;
+    }
+  }
+
+  // Im <lambda|P|psi>
+  static void rotate_gradient(const RotationCall<T>& call) {
+    const V* psi = lines(call.source);
+    const V* lambda = lines(call.lambda);
+    const V signs = lane_signs(call.lane_z);
+    V sum{};
+    for (uint32_t i = uint32_t(call.begin); i < uint32_t(call.end); ++i) {
+      const Turned a = turned(call, psi, i, signs);
+      sum += lambda[i] * a.im - lambda[i + call.plane] * a.re;
+    }
+    *lines(call.gradient) += sum;
+  }
+
+  // ---- tables -----------------------------------------------------------------------------------
+
+  // Coefficients of Cephes sin.c and cos.c (Moshier, 1984), good to one unit in the last place.
+  static void sincos(const double* angles, int64_t n, double factor, T* cosines, T* sines) {
+    const double magic = 6755399441055744.0;  // 1.5 * 2^52: adding it rounds to an integer
+    for (int64_t i = 0; i < n; ++i) {
+      const double x = angles[i];
+      const double shifted = x * 0.63661977236758134308 + magic;
+      const double k = shifted - magic;
+      const double z =
+          ((x - k * 1.57079625129699707031) - k * 7.54978941586159635336e-8) -
+          k * 5.39030285815811905290e-15;
+      int64_t bits;
+      __builtin_memcpy(&bits, &shifted, 8);
+      const double w = z * z;
+      const double sine =
+          z + z * w *
+                  (((((1.58962301576546568060e-10 * w - 2.50507477628578072866e-8) * w +
+                      2.75573136213857245213e-6) * w - 1.98412698295895385996e-4) * w +
+                    8.33333333332211858878e-3) * w - 1.66666666666666307295e-1);
+      const double cosine =
+          1.0 - 0.5 * w +
+          w * w *
+              (((((-1.13585365213876817300e-11 * w + 2.08757008419747316778e-9) * w -
+                  2.75573141792967388112e-7) * w + 2.48015872888517045348e-5) * w -
+                1.38888888888730564116e-3) * w + 4.16666666666665929218e-2);
+      const bool swap = bits & 1;
+      const double s = swap ? cosine : sine, c = swap ? sine : cosine;
+      sines[i] = T((bits & 2) ? -s * factor : s * factor);
+      cosines[i] = T(((bits + 1) & 2) ? -c * factor : c * factor);
+    }
+  }
+
+  static void walsh(double* values, int bits) {
+    for (int b = 0; b < bits; ++b) {
+      const int64_t h = int64_t(1) << b, n = int64_t(1) << bits;
+      for (int64_t i = 0; i < n; i += 2 * h) {
+        double* low = values + i;
+        double* high = values + i + h;
+        for (int64_t j = 0; j < h; ++j) {
+          const double p = low[j], q = high[j];
+          low[j] = p + q;
+          high[j] = p - q;
+        }
+      }
+    }
+  }
+
+  // ---- rows and lines ---------------------------------------------------------------------------
+
+  INLINE void transpose(V* r) {
+    typedef decltype(V{} > V{}) Index;
+    UNROLL for (int h = W / 2; h > 0; h /= 2) {
+      Index first, second;
+      for (int i = 0; i < W; ++i) {
+        first[i] = i & h ? W + (i & ~h) : i;
+        second[i] = i & h ? W + i : i | h;
+      }
+      UNROLL for (int i = 0; i < W; ++i) {
+        if (i & h) continue;
+        const V a = r[i], b = r[i | h];
+        r[i] = __builtin_shuffle(a, b, first);
+        r[i | h] = __builtin_shuffle(a, b, second);
+      }
+    }
+  }
+
+  // Lays W rows of n numbers into lines: number x of every row goes to line[x]; adds squares.
+  static void load(const T* const* rows, int64_t n, const uint32_t* line, T* target, T* square) {
+    V* out = lines(target);
+    V sum{};
+    int64_t x = 0;
+    for (; x + W <= n; x += W) {
+      V r[W];
+      for (int i = 0; i < W; ++i) __builtin_memcpy(&r[i], rows[i] + x, BYTES);
+      transpose(r);
+      for (int i = 0; i < W; ++i) {
+        sum += r[i] * r[i];
+        out[line[x + i]] = r[i];
+      }
+    }
+    for (; x < n; ++x) {
+      V r;
+      for (int i = 0; i < W; ++i) r[i] = rows[i][x];
+      sum += r * r;
+      out[line[x]] = r;
+    }
+    *lines(square) += sum;
+  }
+
+  // The other way, times a factor per row; rows beyond n_rows are not written.
+  static void store(const T* source, int64_t n, const uint32_t* line, const T* factor,
+                    T* const* rows, int n_rows) {
+    const V* in = lines(source);
+    const V scale = *lines(factor);
+    int64_t x = 0;
+    for (; x + W <= n; x += W) {
+      V r[W];
+      for (int i = 0; i < W; ++i) r[i] = in[line[x + i]] * scale;
+      transpose(r);
+      for (int i = 0; i < n_rows; ++i) __builtin_memcpy(rows[i] + x, &r[i], BYTES);
+    }
+    for (; x < n; ++x) {
+      const V r = in[line[x]] * scale;
+      for (int i = 0; i < n_rows; ++i) rows[i][x] = r[i];
+    }
+  }
+
+  // ---- dense matrices ---------------------------------------------------------------------------
+
+  // A matrix over 2^k lines of every coset base[i] ^ offset[.], complex row-major pairs.
+  static void dense(const DenseCall<T>& call) {
+    const V* source = lines(call.source);
+    V* target = lines(call.target);
+    V* re = lines(call.scratch);
+    V* im = re + call.size;
+    for (int64_t b = call.begin; b < call.end; ++b) {
+      for (int64_t i = 0; i < call.size; ++i) {
+        re[i] = source[call.base[b] ^ call.offset[i]];
+        im[i] = source[(call.base[b] ^ call.offset[i]) + call.plane];
+      }
+      const T* m = call.matrix;
+      for (int64_t i = 0; i < call.size; ++i) {
+        V sum_re{}, sum_im{};
+        for (int64_t j = 0; j < call.size; ++j, m += 2) {
+          sum_re += splat(m[0]) * re[j] - splat(m[1]) * im[j];
+          sum_im += splat(m[0]) * im[j] + splat(m[1]) * re[j];
+        }
+        target[call.base[b] ^ call.offset[i]] = sum_re;
+        target[(call.base[b] ^ call.offset[i]) + call.plane] = sum_im;
+      }
+    }
+  }
+
+  static constexpr KernelTable<T> table() {
+    return {W,      sweep,           sweep_gradient, diagonal, diagonal_gradient, diagonal_totals,
+            observable, rotate, rotate_gradient, sincos, walsh, load, store, dense};
+  }
+};
+
+#if QDP_BYTES == 64
+static const KernelTable<double> doubles[] = {Kernels<double, 64>::table(),
+                                              Kernels<double, 32>::table()};
+static const KernelTable<float> floats[] = {Kernels<float, 64>::table(),
+                                            Kernels<float, 32>::table()};
+#else
+static const KernelTable<double> doubles[] = {Kernels<double, QDP_BYTES>::table()};
+static const KernelTable<float> floats[] = {Kernels<float, QDP_BYTES>::table()};
+#endif
+
+constexpr int n_tables = sizeof(doubles) / sizeof(doubles[0]);
+extern const InstructionSet<double> instruction_set_double;
+extern const InstructionSet<float> instruction_set_float;
+const InstructionSet<double> instruction_set_double = {doubles, n_tables};
+const InstructionSet<float> instruction_set_float = {floats, n_tables};
+
+}  // namespace QDP_ISA
+}  // namespace qdp

@@ -1,0 +1,146 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "pool.hpp"
+
+#include <pthread.h>
+#include <sched.h>
+
+#include <atomic>
+#include <condition_variable>
+#include <cstdlib>
+#include <exception>
+#include <memory>
+#include <mutex>
+#include <thread>
+#include <vector>
+
+namespace qdp {
+namespace {
+
+int initial_thread_count() {
+  if (const char* text = std::getenv("QDP_NUM_THREADS")) {
+    const int n = std::atoi(text);
+    if (n >= 1) return n;
+  }
+  cpu_set_t set;
+  if (sched_getaffinity(0, sizeof(set), &set) == 0) {
+    const int n = CPU_COUNT(&set);
+    if (n >= 1) return n;
+  }
+  const unsigned n = std::thread::hardware_concurrency();
+  return n ? int(n) : 1;
+}
+
+struct Pool {
+  std::mutex mutex;
+  std::condition_variable wake, finished;
+  std::vector<std::thread> threads;
+  const std::function<void(int, int)>* task = nullptr;
+  int n_parts = 0, n_active = 0;
+  uint64_t generation = 0;
+  bool stop = false;
+  std::atomic<int> next{0};
+  std::atomic<bool> failed{false};
+  std::exception_ptr error;
+
+  void work(const std::function<void(int, int)>& run, int parts, int worker) {
+    while (!failed.load(std::memory_order_relaxed)) {
+      const int part = next.fetch_add(1);
+      if (part >= parts) return;
+      try {
+        run(part, worker);
+      } catch (...) {
+        std::lock_guard<std::mutex> lock(mutex);
+        if (!error) error = std::current_exception();
+        failed = true;
+      }
+    }
+  }
+
+  void loop(int worker, uint64_t seen) {
+    for (;;) {
+      const std::function<void(int, int)>* run;
+      int parts;
+      {
+        std::unique_lock<std::mutex> lock(mutex);
+        wake.wait(lock, [&] { return stop || generation != seen; });
+        if (stop) return;
+        seen = generation;
+        if (!task || worker > n_active) continue;
+        run = task;
+        parts = n_parts;
+      }
+      work(*run, parts, worker);
+      std::lock_guard<std::mutex> lock(mutex);
+      if (--running == 0) finished.notify_all();
+    }
+  }
+
+  int running = 0;
+
+  void run(int parts, int workers, const std::function<void(int, int)>& function) {
+    {
+      std::lock_guard<std::mutex> lock(mutex);
+      while (int(threads.size()) < workers - 1) {
+        const int worker = int(threads.size()) + 1;
+        threads.emplace_back([this, worker, seen = generation] { loop(worker, seen); });
+      }
+      task = &function;
+      n_parts = parts;
+      n_active = workers - 1;
+      running = workers - 1;
+      next = 0;
+      failed = false;
+      error = nullptr;
+      ++generation;
+    }
+    wake.notify_all();
+    work(function, parts, 0);
+    std::unique_lock<std::mutex> lock(mutex);
+    finished.wait(lock, [&] { return running == 0; });
+    task = nullptr;
+    if (error) std::rethrow_exception(error);
+  }
+
+  ~Pool() {
+    {
+      std::lock_guard<std::mutex> lock(mutex);
+      stop = true;
+    }
+    wake.notify_all();
+    for (std::thread& thread : threads) thread.join();
+  }
+};
+
+std::mutex call_mutex;  // one run at a time: callers from several Python threads queue up
+std::unique_ptr<Pool> pool;
+std::atomic<int> n_threads{0};
+
+// After fork the child has no threads: it forgets the parent's pool and starts its own when needed.
+void forget_pool() {
+  (void)pool.release();
+  new (&call_mutex) std::mutex();
+}
+
+}  // namespace
+
+int thread_count() {
+  if (n_threads == 0) n_threads = initial_thread_count();
+  return n_threads;
+}
+
+void set_thread_count(int n) { n_threads = n; }
+
+void run_parts(int n_parts, const std::function<void(int, int)>& task) {
+  const int workers = n_parts < thread_count() ? n_parts : thread_count();
+  if (workers <= 1) {
+    for (int part = 0; part < n_parts; ++part) task(part, 0);
+    return;
+  }
+  static std::once_flag once;
+  std::call_once(once, [] { pthread_atfork(nullptr, nullptr, forget_pool); });
+  std::lock_guard<std::mutex> lock(call_mutex);
+  if (!pool) pool = std::make_unique<Pool>();
+  pool->run(n_parts, workers, task);
+}
+
+}  // namespace qdp

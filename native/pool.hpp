@@ -1,0 +1,17 @@
+// SPDX-License-Identifier: Apache-2.0
+// A persistent pool of threads: one `run` at a time, static parts, so that results do not depend on
+// timing. Not a task system; a part must not call `run`.
+#pragma once
+#include <functional>
+
+namespace qdp {
+
+// Number of threads used: QDP_NUM_THREADS if set, else the processors this process may use.
+int thread_count();
+void set_thread_count(int n);
+
+// Calls task(part) for part = 0 .. n_parts - 1 on the pool's threads and the caller; returns when
+// all are done. Tasks are handed out in order; one that throws stops the rest and is rethrown.
+void run_parts(int n_parts, const std::function<void(int part, int worker)>& task);
+
+}  // namespace qdp

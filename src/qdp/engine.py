@@ -1,0 +1,959 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The verbs: arrays of any library in, checked once, run by a backend, the same kind out.
+
+Everything that a caller can get wrong is refused here, before any work. Results have the shape
+(rows[, observables][, ...]): the observables axis is there if a sequence of observables was
+given; the rows axis goes if ``states`` or ``inputs`` is a single row without one and nothing else
+has one. Arguments without a rows axis are shared by all rows.
+"""
+
+from __future__ import annotations
+
+import functools
+import operator
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+
+from qdp import arrays, encodings, gates, gradients, memory, sampling
+from qdp.arrays import Array, Library
+from qdp.backends.base import Backend, Batch, Precision
+from qdp.backends.reference import ReferenceBackend
+from qdp.circuit import Circuit, Observable
+from qdp.encodings import Amplitude, Angle, Basis, Encoding
+from qdp.errors import BackendUnavailable
+
+BackendName = Literal["auto", "cpu", "reference"]
+MethodName = Literal["adjoint", "parameter-shift", "finite-difference", "spsa"]
+Argument = Literal["parameters", "inputs", "states"]
+Observables = Observable | str | Sequence[Observable | str]
+
+_ARGUMENTS: tuple[Argument, ...] = ("parameters", "inputs", "states")
+# Reading 1,024 probabilities costs 1,024 projectors in the backward pass.
+_MOST_DIFFERENTIABLE_WIRES = 10
+# States that compiled backends hold at a time besides results: some for each thread.
+_STATES_AT_WORK = 2 * (os.cpu_count() or 1)
+
+
+def expectation(
+    circuit: Circuit,
+    parameters: Any,
+    states: Any = None,
+    observable: Observables | None = None,
+    *,
+    inputs: Any = None,
+    encoding: str | Encoding | None = None,
+    backend: BackendName | Backend = "auto",
+    precision: Precision | None = None,
+) -> Any:
+    """Return expectation values, (rows[, observables]) float64, or float32 in single precision.
+
+    ``parameters`` is (P,) or (rows, P) and ``inputs`` (rows, F), both in radians. ``states`` is
+    (rows, 2**n), real or complex, of norm 1; with ``encoding`` it is raw features, encoded inside
+    the run; None is |0...0>. ``observable`` is an Observable, its text, or a sequence of them. For
+    torch tensors that require gradients the result is differentiable, once.
+
+    Raises:
+        TypeError: an argument of another type, not numeric, or complex where real is expected.
+        ValueError: shapes that don't fit the circuit or each other, a wire out of range, NaN or
+            infinity, states that are not normalised, features that the encoding refuses.
+        MemoryError: the run would not fit into the memory available.
+        BackendUnavailable: the backend can't run here.
+
+    >>> import qdp
+    >>> circuit = qdp.Circuit(1, [qdp.gates.RX(qdp.parameter(0), 0)])
+    >>> expectation(circuit, [np.pi / 3], None, "Z0", backend="reference").round(12)
+    array([0.5])
+    """
+    if arrays.requires_gradient(parameters, states, inputs):
+        from qdp.adapters import torch as autograd
+
+        return autograd.expectation(
+            circuit,
+            parameters,
+            states,
+            observable,
+            inputs=inputs,
+            encoding=encoding,
+            backend=backend,
+            precision=precision,
+        )
+    run = _prepare(circuit, parameters, states, inputs, encoding, backend, precision, observable)
+    values = run.backend.expectation(run.circuit, run.batch, run.observables)
+    return run.finish(values, has_observables=True)
+
+
+def variance(
+    circuit: Circuit,
+    parameters: Any,
+    states: Any = None,
+    observable: Observables | None = None,
+    *,
+    inputs: Any = None,
+    encoding: str | Encoding | None = None,
+    backend: BackendName | Backend = "auto",
+    precision: Precision | None = None,
+) -> Any:
+    """Return the variances of observables, <O**2> - <O>**2, shaped and typed as expectation values.
+
+    Arguments and exceptions are those of ``expectation``. Differentiable in the same way.
+
+    >>> import qdp
+    >>> circuit = qdp.Circuit(1, [qdp.gates.RX(qdp.parameter(0), 0)])
+    >>> variance(circuit, [np.pi / 3], None, "Z0", backend="reference").round(12)
+    array([0.75])
+    """
+    given, single = _observables(observable, circuit)
+    both = (*(_squared(one) for one in given), *given)
+    found = expectation(
+        circuit,
+        parameters,
+        states,
+        both,
+        inputs=inputs,
+        encoding=encoding,
+        backend=backend,
+        precision=precision,
+    )
+    squares, values = found[..., : len(given)], found[..., len(given) :]
+    # Rounding may leave a small negative number where the variance is zero.
+    result = (squares - values * values).clip(min=0)
+    return result[..., 0] if single else result
+
+
+def state(
+    circuit: Circuit,
+    parameters: Any,
+    states: Any = None,
+    *,
+    inputs: Any = None,
+    encoding: str | Encoding | None = None,
+    backend: BackendName | Backend = "auto",
+    precision: Precision | None = None,
+) -> Any:
+    """Return the states after the circuit, (rows, 2**n) complex128, or complex64 in single.
+
+    Arguments and exceptions are those of ``expectation``. Not differentiable: tensors that require
+    gradients raise ValueError.
+
+    >>> import qdp
+    >>> circuit = qdp.Circuit(1, [qdp.gates.Hadamard(0)])
+    >>> state(circuit, [], backend="reference").real.round(4)
+    array([[0.7071, 0.7071]])
+    """
+    _refuse_gradient("state", parameters, states, inputs)
+    run = _prepare(circuit, parameters, states, inputs, encoding, backend, precision)
+    run.require_memory(run.batch.rows * run.state_bytes, "the states")
+    return run.finish(run.backend.state(run.circuit, run.batch))
+
+
+def probabilities(
+    circuit: Circuit,
+    parameters: Any,
+    states: Any = None,
+    *,
+    inputs: Any = None,
+    encoding: str | Encoding | None = None,
+    wires: Sequence[int] | None = None,
+    backend: BackendName | Backend = "auto",
+    precision: Precision | None = None,
+) -> Any:
+    """Return the probabilities of measuring ``wires``, (rows, 2**len(wires)) float64 or float32.
+
+    The first of ``wires`` (None: all, in order) is the most significant bit of the outcome. Other
+    arguments and exceptions are those of ``expectation``. Differentiable on up to 10 wires.
+
+    >>> import qdp
+    >>> circuit = qdp.Circuit(2, [qdp.gates.Hadamard(0), qdp.gates.CNOT([0, 1])])
+    >>> probabilities(circuit, [], backend="reference").round(12)
+    array([[0.5, 0. , 0. , 0.5]])
+    """
+    if arrays.requires_gradient(parameters, states, inputs):
+        from qdp.adapters import torch as autograd
+
+        return autograd.probabilities(
+            circuit,
+            parameters,
+            states,
+            outcome_projectors(circuit, wires),
+            inputs=inputs,
+            encoding=encoding,
+            wires=wires,
+            backend=backend,
+            precision=precision,
+        )
+    run = _prepare(circuit, parameters, states, inputs, encoding, backend, precision)
+    read = _wires(wires, circuit)
+    run.require_memory(
+        run.batch.rows * 2 ** len(read) * np.dtype(run.batch.real_dtype).itemsize,
+        "the probabilities",
+    )
+    return run.finish(run.backend.probabilities(run.circuit, run.batch, read))
+
+
+def sample(
+    circuit: Circuit,
+    parameters: Any,
+    states: Any = None,
+    *,
+    shots: int,
+    seed: int | None = None,
+    inputs: Any = None,
+    encoding: str | Encoding | None = None,
+    wires: Sequence[int] | None = None,
+    backend: BackendName | Backend = "auto",
+    precision: Precision | None = None,
+) -> Any:
+    """Return measured bits, (rows, shots, len(wires)) uint8.
+
+    ``seed`` repeats the draws exactly; None draws anew. ``wires`` is as in ``probabilities``,
+    other arguments and exceptions as in ``expectation``. Not differentiable.
+
+    >>> import qdp
+    >>> circuit = qdp.Circuit(2, [qdp.gates.PauliX(0)])
+    >>> sample(circuit, [], shots=2, backend="reference")
+    array([[[1, 0],
+            [1, 0]]], dtype=uint8)
+    """
+    _refuse_gradient("sample", parameters, states, inputs)
+    n_shots = _positive("shots", shots)
+    run = _prepare(circuit, parameters, states, inputs, encoding, backend, precision)
+    read = _wires(wires, circuit)
+    run.require_memory(run.batch.rows * n_shots * len(read) + 16 * 2 ** len(read), "the samples")
+    generator = np.random.default_rng(seed)
+    return run.finish(sampling.draw(run.backend, run.circuit, run.batch, read, n_shots, generator))
+
+
+def gradient(
+    circuit: Circuit,
+    parameters: Any,
+    states: Any = None,
+    observable: Observables | None = None,
+    *,
+    inputs: Any = None,
+    encoding: str | Encoding | None = None,
+    method: MethodName = "adjoint",
+    wrt: Argument | tuple[Argument, ...] = "parameters",
+    shots: int | None = None,
+    seed: int | None = None,
+    step: float | None = None,
+    n_directions: int | None = None,
+    return_variance: bool = False,
+    backend: BackendName | Backend = "auto",
+    precision: Precision | None = None,
+) -> Any:
+    """Return the derivatives of expectation values, row by row: (rows[, observables], P).
+
+    ``wrt`` names what to differentiate by; a tuple of names gives a tuple of results. "inputs"
+    gives (..., F); "states" (..., columns of ``states``), with respect to raw features under an
+    encoding, complex (d/dRe + i d/dIm) for complex ones, by method "adjoint" only, unless the
+    encoding is "angle". Methods and their options ``shots``, ``seed``, ``step``, ``n_directions``
+    are described in ``qdp.gradients``. With ``return_variance`` the result is a pair: gradients
+    and the estimated variances of methods that draw at random ("parameter-shift" with shots,
+    "spsa"). Other arguments and exceptions are those of ``expectation``. The results are
+    constants to torch's autograd.
+
+    >>> import qdp
+    >>> circuit = qdp.Circuit(1, [qdp.gates.RX(qdp.parameter(0), 0)])
+    >>> gradient(circuit, [np.pi / 6], None, "Z0", backend="reference").round(12)
+    array([[-0.5]])
+    """
+    names, is_tuple = _wrt(wrt)
+    if return_variance and method != "spsa" and (method != "parameter-shift" or shots is None):
+        raise ValueError(
+            "return_variance: expected a method that draws at random (spsa, or parameter-shift "
+            f"with shots), got method={method!r}, shots={shots}"
+        )
+    run, derivatives = _differentiate(
+        circuit, parameters, states, observable, inputs, encoding, method, names,
+        gradients.Options(_optional_positive("shots", shots), seed, step, n_directions),
+        backend, precision,
+    )  # fmt: skip
+    results = run.derivatives(names, derivatives)
+    result = results if is_tuple else results[0]
+    if not return_variance:
+        return result
+    variances = run.derivatives(
+        names,
+        gradients.Derivatives(
+            derivatives.values,
+            derivatives.variances.get("parameters"),
+            derivatives.variances.get("inputs"),
+            None,
+            {},
+        ),
+    )
+    return result, variances if is_tuple else variances[0]
+
+
+def value_and_grad(
+    circuit: Circuit,
+    parameters: Any,
+    states: Any = None,
+    observable: Observables | None = None,
+    *,
+    inputs: Any = None,
+    encoding: str | Encoding | None = None,
+    method: MethodName = "adjoint",
+    wrt: Argument | tuple[Argument, ...] = "parameters",
+    shots: int | None = None,
+    seed: int | None = None,
+    step: float | None = None,
+    n_directions: int | None = None,
+    backend: BackendName | Backend = "auto",
+    precision: Precision | None = None,
+) -> Any:
+    """Return expectation values and their gradients from one run: what the two verbs give.
+
+    >>> import qdp
+    >>> circuit = qdp.Circuit(1, [qdp.gates.RX(qdp.parameter(0), 0)])
+    >>> values, grads = value_and_grad(circuit, [np.pi / 6], None, "Z0", backend="reference")
+    >>> values.round(4), grads.round(4)
+    (array([0.866]), array([[-0.5]]))
+    """
+    names, is_tuple = _wrt(wrt)
+    run, derivatives = _differentiate(
+        circuit, parameters, states, observable, inputs, encoding, method, names,
+        gradients.Options(_optional_positive("shots", shots), seed, step, n_directions),
+        backend, precision,
+    )  # fmt: skip
+    results = run.derivatives(names, derivatives)
+    values = run.finish(derivatives.values, has_observables=True)
+    return values, results if is_tuple else results[0]
+
+
+def vjp(
+    circuit: Circuit,
+    parameters: Any,
+    states: Any,
+    observable: Observables | None,
+    cotangents: Any,
+    *,
+    inputs: Any = None,
+    encoding: str | Encoding | None = None,
+    wrt: Argument | tuple[Argument, ...] = "parameters",
+    backend: BackendName | Backend = "auto",
+    precision: Precision | None = None,
+) -> Any:
+    """Return the gradient of sum(cotangents * expectation values), by the adjoint method.
+
+    ``cotangents`` is real and has the shape of the values, (rows[, observables]), or is one
+    number for all. Each result has the shape of the argument that ``wrt`` names: what all rows
+    share is summed over them. Other arguments and exceptions are those of ``gradient``.
+
+    >>> import qdp
+    >>> circuit = qdp.Circuit(1, [qdp.gates.RX(qdp.parameter(0), 0)])
+    >>> vjp(circuit, [np.pi / 6], None, "Z0", [2.0], backend="reference").round(12)
+    array([-1.])
+    """
+    names, is_tuple = _wrt(wrt)
+    run = _prepare(circuit, parameters, states, inputs, encoding, backend, precision, observable)
+    weights = arrays.as_real(cotangents, "cotangents")
+    expected = run.shape((run.batch.rows, len(run.observables)), has_observables=True)
+    if weights.shape not in ((), expected):
+        raise ValueError(
+            f"cotangents: expected shape {expected}, that of the values, or one number, got shape "
+            f"{weights.shape}"
+        )
+    arrays.require_finite(weights.reshape(-1), "cotangents")
+    full = np.broadcast_to(weights, expected).reshape(run.batch.rows, len(run.observables))
+    run.require_derivatives(names, 1)
+    result = run.backend.adjoint(
+        run.circuit, run.batch, run.observables, run.angles_wrt(names), np.ascontiguousarray(full)
+    )
+    results = tuple(
+        run.library.from_numpy(
+            run.derivative(name, result.parameters, result.inputs, result.states)[:, 0]
+            if run.has_rows(name)
+            else run.derivative(name, result.parameters, result.inputs, result.states).sum((0, 1))
+        )
+        for name in names
+    )
+    return results if is_tuple else results[0]
+
+
+def fidelity_kernel(states_a: Any, states_b: Any = None) -> Any:
+    """Return the squared overlaps |<a|b>|**2 of all pairs, (rows_a, rows_b) float64 or float32.
+
+    ``states_a`` and ``states_b`` (None: the same) are (rows, 2**n), real or complex, of norm 1.
+    Single precision if both are. Differentiable for torch tensors, through torch.
+
+    Raises:
+        TypeError: not numeric.
+        ValueError: other shapes, NaN or infinity, rows that are not normalised.
+        MemoryError: the result would not fit into the memory available.
+
+    >>> fidelity_kernel(np.eye(2))
+    array([[1., 0.],
+           [0., 1.]])
+    """
+    library = arrays.library_of(states_a, states_b)
+    left = _normalised_states(states_a, "states_a", None)
+    right = left if states_b is None else _normalised_states(states_b, "states_b", None)
+    if left.ndim != 2 or right.ndim != 2 or left.shape[1] != right.shape[1]:
+        raise ValueError(
+            f"states: expected two arrays of shape (rows, 2**n) with the same n, got shapes "
+            f"{left.shape} and {right.shape}"
+        )
+    if arrays.requires_gradient(states_a, states_b):
+        from qdp.adapters import torch as autograd
+
+        return autograd.fidelity_kernel(states_a, states_b)
+    dtype = np.result_type(left, right)
+    kernel = np.zeros(0, dtype).real
+    n_bytes = len(left) * len(right) * kernel.itemsize
+    memory.require_memory(
+        2 * n_bytes, f"{len(left)} x {len(right)} overlaps", "compute the kernel in blocks of rows"
+    )
+    kernel = np.empty((len(left), len(right)), kernel.dtype)
+    if dtype.kind != "c":
+        np.matmul(left, right.T, out=kernel)
+        return library.from_numpy(np.square(kernel, out=kernel))
+    step = max(64, 2**24 // (dtype.itemsize * max(left.shape[1], len(right))))
+    for start in range(0, len(left), step):
+        part = slice(start, start + step)
+        overlaps = left[part].conj() @ right.T
+        np.square(overlaps.real, out=kernel[part])
+        kernel[part] += np.square(overlaps.imag)
+    return library.from_numpy(kernel)
+
+
+def encode(
+    rows: Any,
+    encoding: str | Encoding,
+    n_qubits: int | None = None,
+    *,
+    out: Any = None,
+    precision: Precision | None = None,
+    bit_order: Literal["big", "little"] = "big",
+    backend: BackendName | Backend = "auto",
+) -> Any:
+    """Return the states that encode ``rows`` of features, (rows, 2**n_qubits) complex128.
+
+    ``n_qubits`` None takes the fewest that hold the features; ``precision`` "single" gives
+    complex64. ``out``, C-contiguous and complex, is written in place and returned, its dtype the
+    precision. ``bit_order`` "little" makes qubit 0 the least significant bit of the state index. A
+    single row without a rows axis gives a single state. Not differentiable: give ``encoding`` to
+    ``expectation`` for that.
+
+    Raises:
+        TypeError: features not numeric, or complex where real is expected; ``out`` not complex.
+        ValueError: features that the encoding refuses, an ``out`` of another shape or layout.
+        MemoryError: the states would not fit into the memory available.
+        BackendUnavailable: the backend can't run here.
+
+    >>> encode([[3.0, 4.0]], "amplitude").real
+    array([[0.6, 0.8]])
+    """
+    _refuse_gradient("encode", rows)
+    chosen = encodings.from_name(encoding)
+    if bit_order not in ("big", "little"):
+        raise ValueError(f"bit_order: expected 'big' or 'little', got {bit_order!r}")
+    if backend not in ("auto", "reference"):
+        _backend(backend)
+    features, has_rows = _feature_rows(rows, chosen)
+    if n_qubits is None:
+        n_qubits = chosen.fewest_qubits(features)
+    n_qubits = operator.index(n_qubits)
+    encodings.require_qubit_count(n_qubits)
+    target = None
+    if out is None:
+        precision = _precision(precision, None)
+        n_bytes = len(features) * 2**n_qubits * (16 if precision == "double" else 8)
+        memory.require_memory(
+            n_bytes,
+            f"encoding {len(features)} rows on {n_qubits} qubits",
+            "encode fewer rows at a time, or give encoding= to the verb that uses the states",
+        )
+    else:
+        target = arrays.to_numpy(out, "out")
+        target = target if has_rows else target[None]
+        given = "single" if target.dtype == np.complex64 else "double"
+        if precision not in (None, given):
+            raise ValueError(f"precision: expected {given!r}, that of out, got {precision!r}")
+    states = chosen.encode(features, n_qubits, precision=precision or "double", out=target)
+    if bit_order == "little":
+        encodings.to_little_endian(states)
+    if out is not None:
+        return out
+    return arrays.library_of(rows).from_numpy(states if has_rows else states[0])
+
+
+def amplitude_encode(data: Any, normalize: bool = True) -> Any:
+    """Return amplitude-encoded states, (rows, 2**n) complex128, n the fewest qubits that do.
+
+    Short for ``encode(data, Amplitude(normalize=normalize))``, with its exceptions.
+
+    >>> amplitude_encode([[3.0, 0.0, 4.0]]).real
+    array([[0.6, 0. , 0.8, 0. ]])
+    """
+    return encode(data, Amplitude(normalize=normalize))
+
+
+def outcome_projectors(
+    circuit: Circuit, wires: Sequence[int] | None = None
+) -> tuple[Observable, ...]:
+    """Return the projectors on the outcomes of ``wires`` (None: all), valued as probabilities.
+
+    Raises:
+        ValueError: more than 10 wires, a repeated one, or one outside the circuit.
+
+    >>> [str(projector) for projector in outcome_projectors(Circuit(2), [1])]
+    ['1.0 |0><0| on 1', '1.0 |1><1| on 1']
+    """
+    read = _wires(wires, circuit)
+    if len(read) > _MOST_DIFFERENTIABLE_WIRES:
+        raise ValueError(
+            f"probabilities: expected at most {_MOST_DIFFERENTIABLE_WIRES} wires where a tensor "
+            f"requires gradients, got {len(read)}; read fewer wires, or detach the tensor"
+        )
+    return _projectors(read)
+
+
+@functools.lru_cache(maxsize=32)
+def _projectors(wires: tuple[int, ...]) -> tuple[Observable, ...]:
+    return tuple(
+        Observable.projector(f"{outcome:0{len(wires)}b}", wires)
+        for outcome in range(2 ** len(wires))
+    )
+
+
+# One call, checked
+
+
+@dataclass(frozen=True)
+class _Run:
+    """A checked call: what the backend gets, and how its results become the caller's.
+
+    ``circuit`` reads the features of an angle encoding as inputs behind the caller's own
+    ``n_inputs``. ``features`` are the caller's states or features, (rows, columns). ``with_rows``
+    names the arguments that have a rows axis.
+    """
+
+    backend: Backend
+    circuit: Circuit
+    batch: Batch
+    observables: tuple[Observable, ...]
+    single_observable: bool
+    encoding: Encoding | None
+    features: Array | None
+    n_inputs: int
+    library: Library
+    with_rows: frozenset[str]
+    single_row: bool
+
+    @property
+    def state_bytes(self) -> int:
+        """Bytes of one state."""
+        return int(2**self.circuit.n_qubits * np.dtype(self.batch.complex_dtype).itemsize)
+
+    def require_memory(self, n_bytes: int, what: str) -> None:
+        """Refuse results that would not fit."""
+        rows, n_qubits = self.batch.rows, self.circuit.n_qubits
+        memory.require_memory(
+            n_bytes,
+            f"{what} of {rows} row{'s' * (rows != 1)} of {n_qubits} qubits",
+            "pass fewer rows at a time, use fewer qubits, or precision='single'",
+        )
+
+    def require_derivatives(self, names: Sequence[Argument], n_observables: int) -> None:
+        """Refuse derivatives that can't be had, or would not fit."""
+        if "states" in names:
+            if self.features is None:
+                raise ValueError("wrt='states': expected states or features, got None")
+            if isinstance(self.encoding, Basis):
+                raise ValueError(
+                    "wrt='states': expected an encoding with a derivative, got Basis; basis "
+                    "states don't change smoothly"
+                )
+        sizes = {
+            "parameters": self.circuit.n_parameters * 8,
+            "inputs": self.circuit.n_inputs * 8,
+            "states": 0 if isinstance(self.encoding, Angle) else self.state_bytes,
+        }
+        n_bytes = self.batch.rows * n_observables * sum(sizes[name] for name in names)
+        self.require_memory(n_bytes, "the gradients")
+
+    def angles_wrt(self, names: Sequence[Argument]) -> frozenset[str]:
+        """What the backend differentiates by: features that turn angles are inputs to it."""
+        if not isinstance(self.encoding, Angle):
+            return frozenset(names)
+        return frozenset("inputs" if name == "states" else name for name in names)
+
+    def derivative(
+        self,
+        name: Argument,
+        parameters: Array | None,
+        inputs: Array | None,
+        states: Array | None,
+    ) -> Array:
+        """Pick the backend's derivative by one of the caller's arguments, (rows, O, size)."""
+        if name == "parameters":
+            assert parameters is not None
+            return parameters
+        if name == "inputs" or isinstance(self.encoding, Angle):
+            assert inputs is not None
+            if self.circuit.n_inputs == self.n_inputs:
+                return inputs
+            own = slice(0, self.n_inputs) if name == "inputs" else slice(self.n_inputs, None)
+            return np.ascontiguousarray(inputs[:, :, own])
+        assert states is not None
+        assert self.features is not None
+        if isinstance(self.encoding, Amplitude):
+            return self.encoding.pullback(self.features, states)
+        return states if self.features.dtype.kind == "c" else np.ascontiguousarray(states.real)
+
+    def derivatives(
+        self, names: Sequence[Argument], found: gradients.Derivatives
+    ) -> tuple[Any, ...]:
+        """The caller's derivatives, in the order of ``names``."""
+        return tuple(
+            self.finish(
+                self.derivative(name, found.parameters, found.inputs, found.states),
+                has_observables=True,
+            )
+            for name in names
+        )
+
+    def has_rows(self, name: Argument) -> bool:
+        """Whether the argument has a rows axis."""
+        return name in self.with_rows
+
+    def shape(self, full: tuple[int, ...], *, has_observables: bool) -> tuple[int, ...]:
+        """Drop from (rows[, O], ...) the axes that the caller didn't ask for."""
+        rest = full[2:] if has_observables and self.single_observable else full[1:]
+        return rest if self.single_row else (full[0], *rest)
+
+    def finish(self, result: Array, *, has_observables: bool = False) -> Any:
+        """Shape a result (rows[, O], ...) for the caller, as his kind of array."""
+        shaped = result.reshape(self.shape(result.shape, has_observables=has_observables))
+        if shaped.ndim == 0 and self.library is arrays.NUMPY:
+            return shaped[()]
+        return self.library.from_numpy(shaped)
+
+
+def _prepare(
+    circuit: Circuit,
+    parameters: Any,
+    states: Any,
+    inputs: Any,
+    encoding: str | Encoding | None,
+    backend: BackendName | Backend,
+    precision: Precision | None,
+    observable: Observables | Literal[False] | None = False,
+) -> _Run:
+    """Check all arguments of a verb; ``observable`` False where the verb has none."""
+    _require_circuit(circuit)
+    observables, single = ((), False) if observable is False else _observables(observable, circuit)
+    engine = _backend(backend)
+    library = arrays.library_of(states, parameters, inputs)
+    chosen = None if encoding is None else encodings.from_name(encoding)
+    angles = _angles(
+        [] if parameters is None else parameters, circuit.n_parameters, "parameters", "P"
+    )
+    if inputs is None and circuit.n_inputs:
+        raise ValueError(
+            f"inputs: expected an array of shape (rows, {circuit.n_inputs}), since the circuit "
+            f"reads {circuit.n_inputs} features, got None"
+        )
+    columns = None if inputs is None else _angles(inputs, circuit.n_inputs, "inputs", "F")
+    features, initial, has_rows = _states(states, chosen, circuit.n_qubits)
+    rows, with_rows, single_row = _count_rows(angles, columns, initial, has_rows)
+    precision = _precision(precision, None if chosen is not None else initial)
+    n_inputs = circuit.n_inputs
+    if columns is not None and columns.ndim == 1:
+        columns = np.repeat(columns[None], rows, axis=0)
+    if features is not None and initial is not None and not has_rows:
+        memory.require_memory(
+            rows * initial.nbytes, f"{rows} copies of the state", "pass fewer rows at a time"
+        )
+        features = np.broadcast_to(features, (rows, *features.shape[1:]))
+        initial = np.repeat(initial, rows, axis=0)
+    if isinstance(chosen, Angle):
+        assert initial is not None
+        circuit = _turned(circuit, chosen.rotation, initial.shape[1])
+        columns = np.concatenate([columns, initial], axis=1) if n_inputs else initial
+    run = _Run(
+        engine,
+        circuit,
+        Batch(
+            rows=rows,
+            parameters=angles,
+            inputs=columns,
+            states=None if isinstance(chosen, Angle | Basis) else initial,
+            normalize=isinstance(chosen, Amplitude) and chosen.normalize,
+            indices=initial if isinstance(chosen, Basis) else None,
+            precision=precision,
+        ),
+        observables,
+        single,
+        chosen,
+        features,
+        n_inputs,
+        library,
+        with_rows,
+        single_row,
+    )
+    # The compiled engines hold a few states a thread, the reference backend those of all rows.
+    working = rows if isinstance(engine, ReferenceBackend) else min(rows, _STATES_AT_WORK)
+    run.require_memory(3 * working * run.state_bytes, "the work on the states")
+    return run
+
+
+def _differentiate(
+    circuit: Circuit,
+    parameters: Any,
+    states: Any,
+    observable: Observables | None,
+    inputs: Any,
+    encoding: str | Encoding | None,
+    method: str,
+    names: Sequence[Argument],
+    options: gradients.Options,
+    backend: BackendName | Backend,
+    precision: Precision | None,
+) -> tuple[_Run, gradients.Derivatives]:
+    if method not in gradients.METHODS:
+        raise ValueError(f"method: expected one of {', '.join(gradients.METHODS)}, got {method!r}")
+    run = _prepare(circuit, parameters, states, inputs, encoding, backend, precision, observable)
+    run.require_derivatives(names, len(run.observables))
+    task = gradients.Task(
+        run.backend, run.circuit, run.batch, run.observables, run.angles_wrt(names)
+    )
+    return run, gradients.METHODS[method](task, options)
+
+
+def _observables(
+    observable: Observables | None, circuit: Circuit
+) -> tuple[tuple[Observable, ...], bool]:
+    """Return the observables, and whether a single one was given."""
+    _require_circuit(circuit)
+    single = isinstance(observable, Observable | str)
+    given: Sequence[object]
+    if isinstance(observable, Observable | str):
+        given = (observable,)
+    elif isinstance(observable, Sequence) and len(observable):
+        given = observable
+    else:
+        raise TypeError(
+            "observable: expected a qdp.Observable, its text such as 'Z0', or a sequence of them, "
+            f"got {'none' if isinstance(observable, Sequence) else type(observable).__name__}"
+        )
+    found = tuple(_observable(one) for one in given)
+    for one in found:
+        if one.max_wire >= circuit.n_qubits:
+            raise ValueError(
+                f"observable: expected wires from 0 to {circuit.n_qubits - 1}, got wire "
+                f"{one.max_wire} in {one}"
+            )
+    return found, single
+
+
+def _observable(given: object) -> Observable:
+    if isinstance(given, Observable):
+        return given
+    if isinstance(given, str):
+        return _observable_from_text(given)
+    raise TypeError(
+        f"observable: expected a qdp.Observable or its text, got {type(given).__name__}"
+    )
+
+
+@functools.lru_cache(maxsize=256)
+def _observable_from_text(text: str) -> Observable:
+    return Observable(text)
+
+
+@functools.lru_cache(maxsize=256)
+def _squared(observable: Observable) -> Observable:
+    return observable.squared()
+
+
+@functools.lru_cache(maxsize=64)
+def _turned(circuit: Circuit, rotation: str, n_features: int) -> Circuit:
+    """Put an angle encoding before the circuit, its features behind the circuit's own inputs."""
+    rotate = {"X": gates.RX, "Y": gates.RY, "Z": gates.RZ}[rotation]
+    turns = [rotate(gates.feature(circuit.n_inputs + j), j) for j in range(n_features)]
+    return Circuit(circuit.n_qubits, (*turns, *circuit.operations))
+
+
+@functools.cache
+def _named_backend(name: str) -> Backend:
+    if name == "reference":
+        return ReferenceBackend()
+    if name not in ("auto", "cpu"):
+        raise ValueError(f"backend: expected 'auto', 'cpu', 'reference' or a Backend, got {name!r}")
+    try:
+        from qdp.backends.cpu import CpuBackend
+    except ImportError as error:
+        raise BackendUnavailable(
+            f"backend {name!r} needs QDP's compiled extension, which can't be imported ({error}); "
+            "install the package, or pass backend='reference'"
+        ) from error
+    return CpuBackend()
+
+
+def _backend(backend: str | Backend) -> Backend:
+    if isinstance(backend, Backend):
+        return backend
+    if not isinstance(backend, str):
+        raise TypeError(f"backend: expected a name or a Backend, got {type(backend).__name__}")
+    return _named_backend(backend)
+
+
+def _precision(precision: str | None, states: Array | None) -> Precision:
+    """The precision of results: as asked for, else that of encoded states, else double."""
+    if precision is None:
+        single = states is not None and states.dtype in (np.float32, np.complex64)
+        return "single" if single else "double"
+    if precision == "double":
+        return "double"
+    if precision == "single":
+        return "single"
+    raise ValueError(f"precision: expected 'double' or 'single', got {precision!r}")
+
+
+def _angles(value: Any, count: int, name: str, letter: str) -> Array:
+    """Check parameters or inputs: (count,) or (rows, count), finite; returned as float64."""
+    array = arrays.as_real(value, name)
+    if array.ndim not in (1, 2) or array.shape[-1] != count:
+        raise ValueError(
+            f"{name}: expected {letter} = {count} of them, as the circuit has, in an array of "
+            f"shape ({count},) or (rows, {count}), got shape {array.shape}"
+        )
+    arrays.require_finite(array, name)
+    return array
+
+
+def _states(
+    states: Any, encoding: Encoding | None, n_qubits: int
+) -> tuple[Array | None, Array | None, bool]:
+    """Check states or features.
+
+    Returns them, and what of them the backend takes, with a rows axis, and whether they came with
+    one.
+    """
+    if states is None:
+        if encoding is not None:
+            raise ValueError(
+                f"states: expected features for the encoding {encoding.name!r}, got None"
+            )
+        return None, None, False
+    if encoding is None:
+        array = _normalised_states(states, "states", n_qubits)
+        rows = array if array.ndim == 2 else array[None]
+        return rows, rows, array.ndim == 2
+    features, has_rows = _feature_rows(states, encoding)
+    if isinstance(encoding, Amplitude):
+        features, norms = encoding.validate_with_norms(features, n_qubits)
+        return features, _fused(encoding, features, norms, n_qubits), has_rows
+    features = encoding.validate(features, n_qubits)
+    return features, features, has_rows
+
+
+def _feature_rows(features: Any, encoding: Encoding) -> tuple[Array, bool]:
+    """View features with a rows axis, and tell whether they came with one."""
+    array = arrays.to_numpy(features, f"{encoding.name} encoding")
+    single = array.ndim == (0 if isinstance(encoding, Basis) else 1)
+    return (array[None], False) if single else (array, True)
+
+
+def _normalised_states(states: Any, name: str, n_qubits: int | None) -> Array:
+    """Check states, (rows, 2**n) or (2**n,), of norm 1."""
+    array = arrays.as_amplitudes(states, name)
+    size = array.shape[-1] if array.ndim else 0
+    if array.ndim not in (1, 2) or (n_qubits is not None and size != 2**n_qubits):
+        expected = (
+            "(rows, 2**n)" if n_qubits is None else f"(rows, {2**n_qubits}) for {n_qubits} qubits"
+        )
+        raise ValueError(
+            f"{name}: expected states of shape {expected}, got shape {array.shape}; pass "
+            "encoding='amplitude' for raw features"
+        )
+    rows = array if array.ndim == 2 else array[None]
+    norms = arrays.row_norms(rows, name)
+    encodings.require_normalised(rows, norms, name, "encoding='amplitude', or divide by the norm")
+    return array
+
+
+def _count_rows(
+    parameters: Array, inputs: Array | None, features: Array | None, features_have_rows: bool
+) -> tuple[int, frozenset[str], bool]:
+    """Return how many rows there are, who has a rows axis, and if the results have none."""
+    counts: dict[str, int] = {}
+    if parameters.ndim == 2:
+        counts["parameters"] = len(parameters)
+    if inputs is not None and inputs.ndim == 2:
+        counts["inputs"] = len(inputs)
+    if features is not None and features_have_rows:
+        counts["states"] = len(features)
+    if len(set(counts.values())) > 1:
+        raise ValueError(
+            "rows: expected as many in each argument that has them, got "
+            + ", ".join(f"{count} in {name}" for name, count in counts.items())
+        )
+    if counts:
+        return next(iter(counts.values())), frozenset(counts), False
+    return 1, frozenset(), features is not None or inputs is not None
+
+
+def _fused(encoding: Amplitude, features: Array, norms: Array, n_qubits: int) -> Array:
+    """Features as the backend takes them: it pads and normalises, unless the rows are normal."""
+    if encoding.normalize:
+        return encoding.in_safe_range(features, norms)
+    if features.shape[1] == 2**n_qubits:
+        return features
+    padded = np.zeros((len(features), 2**n_qubits), features.dtype)
+    padded[:, : features.shape[1]] = features
+    return padded
+
+
+def _require_circuit(circuit: object) -> None:
+    if not isinstance(circuit, Circuit):
+        raise TypeError(f"circuit: expected a qdp.Circuit, got {type(circuit).__name__}")
+
+
+def _wires(wires: Sequence[int] | None, circuit: Circuit) -> tuple[int, ...]:
+    _require_circuit(circuit)
+    if wires is None:
+        return tuple(range(circuit.n_qubits))
+    read = tuple(operator.index(wire) for wire in wires)
+    if len(set(read)) != len(read) or not read:
+        raise ValueError(f"wires: expected at least one and none repeated, got {list(read)}")
+    if not all(0 <= wire < circuit.n_qubits for wire in read):
+        raise ValueError(
+            f"wires: expected numbers from 0 to {circuit.n_qubits - 1}, got {list(read)}"
+        )
+    return read
+
+
+def _wrt(wrt: Argument | tuple[Argument, ...]) -> tuple[tuple[Argument, ...], bool]:
+    names = wrt if isinstance(wrt, tuple) else (wrt,)
+    if not names or len(set(names)) != len(names) or not set(names) <= set(_ARGUMENTS):
+        raise ValueError(
+            f"wrt: expected one of {', '.join(_ARGUMENTS)}, or a tuple of different ones, got "
+            f"{wrt!r}"
+        )
+    return names, isinstance(wrt, tuple)
+
+
+def _positive(name: str, value: int) -> int:
+    number = operator.index(value)
+    if number < 1:
+        raise ValueError(f"{name}: expected at least 1, got {number}")
+    return number
+
+
+def _optional_positive(name: str, value: int | None) -> int | None:
+    return None if value is None else _positive(name, value)
+
+
+def _refuse_gradient(verb: str, *values: Any) -> None:
+    if arrays.requires_gradient(*values):
+        raise ValueError(
+            f"{verb}: expected tensors that don't require gradients, since it is not "
+            "differentiable, got one that does; pass tensor.detach(), or use torch.no_grad()"
+        )

@@ -1,0 +1,41 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Every behaviour is written once and run over all backends and precisions.
+
+The reference backend judges the others; "cpu" joins as soon as the compiled extension imports,
+and ``QDP_REQUIRE=cpu`` makes its absence an error instead of a smaller run.
+"""
+
+import importlib
+import os
+
+import pytest
+from hypothesis import settings
+
+BACKENDS = ["reference"]
+try:
+    importlib.import_module("qdp.backends.cpu")
+except ImportError:
+    if "cpu" in os.environ.get("QDP_REQUIRE", "").split(","):
+        raise
+else:
+    BACKENDS.append("cpu")
+
+# Examples are drawn the same way in each run, and no time limit depends on the machine.
+settings.register_profile("qdp", deadline=None, derandomize=True, max_examples=20)
+settings.load_profile("qdp")
+
+
+@pytest.fixture(scope="session", params=BACKENDS)
+def backend(request):
+    """The name of a backend, as the verbs take it."""
+    return request.param
+
+
+@pytest.fixture(scope="session", params=["double", "single"])
+def precision(request):
+    """The precision that results are asked for."""
+    return request.param
+
+
+def pytest_report_header(config):
+    return f"qdp backends: {', '.join(BACKENDS)}"

@@ -1,0 +1,279 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Encodings against PennyLane's embeddings, closed forms, and the wording of every refusal."""
+
+import numpy as np
+import pennylane as qml
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from samples import random_states
+from tolerance import assert_close
+
+import qdp
+from qdp import encodings
+from qdp.encodings import Amplitude, Angle, Basis
+
+RNG = np.random.default_rng(7)
+ROTATIONS = ["X", "Y", "Z"]
+
+
+def embedded(embedding, rows, n_qubits, **options):
+    """PennyLane's states of an embedding, row by row."""
+
+    @qml.qnode(qml.device("default.qubit", wires=n_qubits))
+    def run(row):
+        embedding(row, wires=range(n_qubits), **options)
+        return qml.state()
+
+    return np.array([run(row) for row in rows])
+
+
+@pytest.mark.parametrize("n_qubits", [1, 2, 5])
+@pytest.mark.parametrize("is_complex", [False, True])
+def test_amplitude_is_pennylanes(n_qubits, is_complex, precision):
+    features = RNG.normal(size=(4, 2**n_qubits - 1))
+    if is_complex:
+        features = features + 1j * RNG.normal(size=features.shape)
+    expected = embedded(qml.AmplitudeEmbedding, features, n_qubits, pad_with=0, normalize=True)
+    assert_close(Amplitude().encode(features, n_qubits, precision=precision), expected, precision)
+
+
+@pytest.mark.parametrize("rotation", ROTATIONS)
+@pytest.mark.parametrize(("n_qubits", "n_features"), [(1, 1), (3, 3), (5, 3)])
+def test_angle_is_pennylanes(rotation, n_qubits, n_features, precision):
+    features = RNG.uniform(-7, 7, size=(4, n_features))
+    expected = embedded(qml.AngleEmbedding, features, n_qubits, rotation=rotation)
+    result = Angle(rotation).encode(features, n_qubits, precision=precision)
+    assert_close(result, expected, precision)
+
+
+@pytest.mark.parametrize("n_qubits", [1, 4])
+def test_basis_is_pennylanes(n_qubits, precision):
+    bits = RNG.integers(0, 2, size=(5, n_qubits))
+    expected = embedded(qml.BasisEmbedding, bits, n_qubits)
+    integers = bits @ (2 ** np.arange(n_qubits)[::-1])
+    for features in (bits, bits.astype(float), bits.astype(bool), integers, integers.astype(float)):
+        assert_close(Basis().encode(features, n_qubits, precision=precision), expected, precision)
+
+
+def test_without_normalize_rows_stay_as_they_are():
+    states = random_states(3, 2, np.random.default_rng(1))
+    np.testing.assert_array_equal(Amplitude(normalize=False).encode(states, 2), states)
+
+
+@pytest.mark.parametrize("scale", [1e-320, 1e-160, 1e-150, 1e150, 1e160, 1e308])
+def test_rows_of_extreme_norm(scale):
+    features = np.array([[1.0, -1.0, 0.0], [3.0, 4.0, 0.0]]) * np.array([[scale], [1.0]])
+    expected = [[0.5**0.5, -(0.5**0.5), 0, 0], [0.6, 0.8, 0, 0]]
+    np.testing.assert_allclose(Amplitude().encode(features, 2), expected, rtol=1e-13)
+    narrow = qdp.encode(features, "amplitude", precision="single")
+    np.testing.assert_allclose(narrow, expected, rtol=1e-6)
+
+
+@given(st.integers(1, 6), st.integers(0, 5), st.integers(0, 2**32 - 1))
+def test_states_have_norm_one_and_rows_are_independent(n_qubits, rows, seed):
+    rng = np.random.default_rng(seed)
+    for encoding, features in [
+        (Amplitude(), rng.normal(size=(rows, 2**n_qubits))),
+        (Angle(ROTATIONS[seed % 3]), rng.normal(size=(rows, n_qubits))),
+        (Basis(), rng.integers(0, 2**n_qubits, size=rows)),
+    ]:
+        states = encoding.encode(features, n_qubits)
+        np.testing.assert_allclose(np.linalg.norm(states, axis=1), np.ones(rows), atol=1e-13)
+        order = rng.permutation(rows)
+        assert_close(encoding.encode(features[order], n_qubits), states[order], "double")
+        for row in range(rows):
+            alone = encoding.encode(features[row : row + 1], n_qubits)
+            assert_close(alone, states[row : row + 1], "double")
+
+
+@pytest.mark.parametrize("encoding", [Amplitude(), Angle("X"), Angle("Y"), Angle("Z"), Basis()])
+def test_many_rows_cross_the_chunks(encoding):
+    n_qubits, rows = 9, 301
+    features = RNG.integers(0, 2, size=(rows, n_qubits)) + (not isinstance(encoding, Basis)) * 0.5
+    states = encoding.encode(features, n_qubits)
+    for row in (0, 31, 32, 33, 255, 256, 300):
+        assert_close(encoding.encode(features[[row]], n_qubits), states[[row]], "double")
+
+
+def test_out_is_written_in_place_and_returned(precision):
+    features = RNG.normal(size=(3, 3))
+    out = np.full((3, 4), np.nan, np.complex128 if precision == "double" else np.complex64)
+    assert qdp.encode(features, "amplitude", out=out) is out
+    assert_close(out, qdp.encode(features, "amplitude"), precision)
+    one = np.empty(4, complex)
+    assert qdp.encode(features[0], "amplitude", out=one) is one
+    assert_close(one, qdp.encode(features[0], "amplitude"), "double")
+
+
+@pytest.mark.parametrize(
+    ("out", "error", "message"),
+    [
+        (np.empty((2, 4)), TypeError, r"out: expected dtype complex128 or complex64, got float64"),
+        (np.empty((2, 8), complex), ValueError, r"out: expected shape \(2, 4\), got \(2, 8\)"),
+        (np.empty((4, 2), complex).T, ValueError, r"out: expected a C-contiguous, writeable"),
+        (np.broadcast_to(np.complex128(0), (2, 4)), ValueError, r"out: expected a C-contiguous"),
+    ],
+    ids=["real", "shape", "transposed", "read-only"],
+)
+def test_out_that_does_not_fit_is_refused(out, error, message):
+    with pytest.raises(error, match=message):
+        qdp.encode(np.ones((2, 4)), "amplitude", out=out)
+
+
+def test_out_must_not_overlap_the_features_or_contradict_the_precision():
+    out = np.ones((2, 4), complex)
+    with pytest.raises(ValueError, match=r"out: expected memory apart from the features"):
+        qdp.encode(out, "amplitude", out=out)
+    with pytest.raises(ValueError, match=r"precision: expected 'double', that of out, got 'single"):
+        qdp.encode(np.ones((2, 4)), "amplitude", out=out, precision="single")
+
+
+@pytest.mark.parametrize("n_qubits", [1, 2, 5])
+def test_little_endian_reverses_the_qubits(n_qubits):
+    features = RNG.normal(size=(3, n_qubits))
+    little = qdp.encode(features, Angle("Y"), bit_order="little")
+    assert_close(little, qdp.encode(features[:, ::-1], Angle("Y")), "double")
+    amplitudes = RNG.normal(size=(3, 2**n_qubits))
+    reversed_axes = (0, *range(n_qubits, 0, -1))
+    expected = qdp.encode(amplitudes, "amplitude").reshape(3, *(2,) * n_qubits)
+    expected = expected.transpose(reversed_axes).reshape(3, -1)
+    assert_close(qdp.encode(amplitudes, "amplitude", bit_order="little"), expected, "double")
+
+
+def test_the_fewest_qubits_are_taken():
+    assert qdp.encode(np.ones((1, 1)), "amplitude").shape == (1, 2)
+    assert qdp.encode(np.ones((1, 5)), "amplitude").shape == (1, 8)
+    assert qdp.encode(np.ones((1, 8)), "amplitude").shape == (1, 8)
+    assert qdp.encode(np.ones((1, 3)), "angle").shape == (1, 8)
+    assert qdp.encode(np.ones((1, 3)), "basis").shape == (1, 8)
+    assert qdp.encode(np.ones((1, 3)), "amplitude", 5).shape == (1, 32)
+
+
+def test_a_single_row_gives_a_single_state():
+    assert qdp.encode([3.0, 4.0], "amplitude").shape == (2,)
+    assert qdp.encode([0.1, 0.2], "angle").shape == (4,)
+    assert qdp.encode(3, "basis", 2).shape == (4,)
+    assert qdp.encode([3, 1], "basis", 2).shape == (2, 4)
+
+
+def test_amplitude_encode_is_the_roadmaps():
+    data = RNG.normal(size=(3, 8))
+    assert_close(qdp.amplitude_encode(data), qdp.encode(data, "amplitude"), "double")
+    states = random_states(2, 3, RNG)
+    assert_close(qdp.amplitude_encode(states, normalize=False), states, "double")
+    with pytest.raises(ValueError, match=r"expected rows of norm 1, got norm 5 in row 1"):
+        qdp.amplitude_encode([[1.0, 0.0], [3.0, 4.0]], normalize=False)
+
+
+@pytest.mark.parametrize("precision", ["double", "single"])
+@pytest.mark.parametrize("dtype", [np.float64, np.float32, np.complex128, np.complex64, np.int16])
+def test_the_dtype_is_that_of_the_precision_whatever_comes_in(dtype, precision):
+    states = qdp.encode(np.ones((2, 4), dtype), "amplitude", precision=precision)
+    assert states.dtype == (np.complex128 if precision == "double" else np.complex64)
+
+
+NAN_ROW = np.array([[1.0, 2.0], [3.0, np.nan]])
+
+
+@pytest.mark.parametrize(
+    ("encoding", "features", "n_qubits", "error", "message"),
+    [
+        (
+            "amplitude", np.ones((2, 5)), 2, ValueError,
+            r"amplitude encoding: expected at most 4 features for 2 qubits, got 5; use more qubits",
+        ),
+        (
+            "angle", np.ones((2, 5)), 4, ValueError,
+            r"angle encoding: expected at most 4 features for 4 qubits, got 5; use more qubits",
+        ),
+        (
+            Amplitude(pad=False), np.ones((2, 3)), 2, ValueError,
+            r"expected exactly 4 features for 2 qubits, got 3; use pad=True",
+        ),
+        ("amplitude", NAN_ROW, 1, ValueError, r"amplitude .* got nan at row 1, column 1"),
+        ("angle", -np.inf * NAN_ROW, 2, ValueError, r"angle .* got -inf at row 0, column 0"),
+        ("basis", NAN_ROW, 2, ValueError, r"basis .* got nan at row 1, column 1"),
+        (
+            "amplitude", [[1.0, 0.0], [0.0, 0.0]], 1, ValueError,
+            r"expected rows with a norm above zero, got zeros only in row 1; remove it",
+        ),
+        ("basis", [0, 4], 2, ValueError, r"an index for 2 qubits from 0 to 3, got 4 in row 1"),
+        ("basis", [0, -1], 2, ValueError, r"an index for 2 qubits from 0 to 3, got -1 in row 1"),
+        ("basis", [0.0, 1.5], 2, ValueError, r"expected integers, got 1.5 in row 1; round it"),
+        ("basis", [[0, 1], [0, 2]], 2, ValueError, r"expected a bit from 0 to 1, got 2 in row 1"),
+        (
+            "basis", [[0, 1, 0]], 2, ValueError,
+            r"bit strings of shape \(rows, 2\) or integers \(rows,\), got shape \(1, 3\)",
+        ),
+        ("basis", [1j], 2, TypeError, r"basis encoding: expected integers, got dtype complex128"),
+        ("angle", [[1j]], 2, TypeError, r"angle encoding: expected real numbers, got dtype comple"),
+        ("amplitude", np.ones((2, 2, 2)), 2, ValueError, r"shape \(rows, features\), got shape"),
+        ("amplitude", np.ones((2, 0)), 2, ValueError, r"expected at least one column"),
+        ("amplitude", [["a"]], 2, TypeError, r"amplitude encoding: expected numbers, got dtype <U"),
+        ("amplitude", np.ones((1, 2)), 0, ValueError, r"n_qubits: expected 1 to 62, got 0"),
+        ("amplitude", np.ones((1, 2)), 63, ValueError, r"n_qubits: expected 1 to 62, got 63"),
+        ("amplitude", np.ones((9, 2)), 60, MemoryError, r"encoding 9 rows on 60 qubits: expected"),
+        ("basis", [0, 1], None, ValueError, r"expected n_qubits beside integers, got none"),
+        ("sine", np.ones((1, 2)), 1, ValueError, r"one of amplitude, angle, basis, got 'sine'"),
+        (3, np.ones((1, 2)), 1, TypeError, r"encoding: expected a name or an Encoding, got int"),
+    ],
+)  # fmt: skip
+def test_refusals(encoding, features, n_qubits, error, message):
+    with pytest.raises(error, match=message):
+        qdp.encode(features, encoding, n_qubits)
+
+
+def test_options_are_checked():
+    with pytest.raises(ValueError, match=r"expected rotation 'X', 'Y' or 'Z', got 'W'"):
+        Angle("W")
+    with pytest.raises(ValueError, match=r"bit_order: expected 'big' or 'little', got 'middle'"):
+        qdp.encode([[1.0]], "amplitude", bit_order="middle")
+    with pytest.raises(ValueError, match=r"precision: expected 'double' or 'single', got 'half'"):
+        qdp.encode([[1.0]], "amplitude", precision="half")
+
+
+def test_names_fingerprints_and_descriptions():
+    every = [
+        Amplitude(), Amplitude(normalize=False), Amplitude(pad=False),
+        Angle("X"), Angle("Y"), Angle("Z"), Basis(),
+    ]  # fmt: skip
+    assert len({encoding.fingerprint for encoding in every}) == len(every)
+    assert Amplitude().fingerprint == "amplitude(normalize=True,pad=True)"
+    assert len({encoding.describe() for encoding in every}) == len(every)
+    for encoding in every:
+        assert encoding.describe().startswith(f"{encoding.name} encoding: ")
+        assert encodings.from_name(encoding) is encoding
+    assert [encodings.from_name(name) for name in ("amplitude", "angle", "basis")] == [
+        Amplitude(), Angle(), Basis(),
+    ]  # fmt: skip
+    assert [encoding.n_features(3) for encoding in (Amplitude(), Angle(), Basis())] == [8, 3, 3]
+
+
+@pytest.mark.parametrize("normalize", [True, False])
+@pytest.mark.parametrize("is_complex", [False, True])
+def test_pullback_is_the_derivative_of_encode(normalize, is_complex):
+    rng = np.random.default_rng(3)
+    features = random_states(2, 2, rng)[:, :3] if is_complex else rng.normal(size=(2, 3))
+    features = features / np.linalg.norm(features, axis=1, keepdims=True)
+    features *= 2.5 if normalize else 1
+    weights = rng.normal(size=(2, 2, 4)) + 1j * rng.normal(size=(2, 2, 4))
+
+    def value(rows):
+        # A linear function of the amplitudes, whose derivative is ``weights``.
+        norms = np.linalg.norm(rows, axis=1, keepdims=True) if normalize else 1
+        padded = np.pad(rows / norms, ((0, 0), (0, 1)))
+        return np.einsum("rod,rd->ro", weights.conj(), padded).real
+
+    expected = np.zeros((2, 2, 3), complex)
+    for column in range(3):
+        for unit in (1, 1j) if is_complex else (1,):
+            step = np.zeros(3, complex if is_complex else float)
+            step[column] = 1e-6 * unit
+            slope = (value(features + step) - value(features - step)) / 2e-6
+            expected[:, :, column] += slope * unit
+    result = Amplitude(normalize=normalize).pullback(features, weights)
+    assert result.dtype == (np.complex128 if is_complex else np.float64)
+    np.testing.assert_allclose(result, expected, atol=1e-8)
+    narrow = Amplitude(normalize=normalize).pullback(features, weights.astype(np.complex64))
+    assert_close(narrow, result, "single", weight=10)
