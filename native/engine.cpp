@@ -125,6 +125,7 @@ struct DensePlan {
 
 constexpr double kQuarterTurn = 0.78539816339744830962;
 constexpr size_t kTileBytes = size_t(512) << 10;        // of one state before lines are narrowed
+constexpr size_t kShiftTableBytes = size_t(128) << 20;
 constexpr size_t kCheckpointBytes = size_t(48) << 20;   // a thread; beyond, states are recomputed
 constexpr double kFoldBelow = 1.0 / (1 << 20);
 constexpr double kSincosLimit = 1e4;  // beyond, the vector routine's range reduction loses digits
@@ -158,15 +159,18 @@ class Runner {
     may_flip_ = program_.only_rotations() && !request_.final_states && !request_.probabilities;
     wants_gradient_ =
         request_.parameter_gradient || request_.input_gradient || request_.state_gradient;
-    plan_checkpoints();
     build_line_map();
     convert_tables();
+    plan_checkpoints();
   }
 
   void run() {
     const bool per_row_angles =
         layout_.lane_bits && (request_.parameters_per_row || program_.n_inputs > 0);
-    if (!per_row_angles) prepare(shared_, request_.parameters, request_.inputs);
+    if (!per_row_angles) {
+      prepare(shared_, request_.parameters, request_.inputs);
+      prepare_shifts();
+    }
     const int64_t rows_per_unit = layout_.lane_bits ? 1 : lanes_;
     const int64_t n_units = (request_.rows + rows_per_unit - 1) / rows_per_unit;
     const int threads = thread_count();
@@ -250,8 +254,11 @@ class Runner {
   void plan_checkpoints() {
     keep_.assign(n_steps_ + 1, 0);
     earliest_ = n_steps_;
+    ends_fused_ = can_end_fused();
     if (!request_.shifts.empty()) {
-      std::fill(keep_.begin(), keep_.end(), 1);
+      for (const ShiftedAngles& angles : request_.shifts)
+        keep_[angles.empty() ? n_steps_ : start_of(angles)] = 1;
+      if (ends_fused_) keep_[n_steps_ - 1] = 1;
     } else if (request_.parameter_gradient || request_.input_gradient) {
       for (int i = n_steps_ - 1; i >= 0; --i) {
         const ScheduledStep& step = schedule_->steps[i];
@@ -264,8 +271,25 @@ class Runner {
     for (char keep : keep_) kept += keep;
     if (kept * state_size_ * sizeof(T) > kCheckpointBytes) {
       unapply_psi_ = true;
+      ends_fused_ = false;
       std::fill(keep_.begin(), keep_.end(), 0);
     }
+  }
+
+  // The last step is one table and what is measured is diagonal: diagonal, observable and, going
+  // back, the diagonal's inverse and gradients are then one walk.
+  bool can_end_fused() const {
+    if (n_steps_ == 0 || n_line_bits_ < 3 || request_.final_states || request_.probabilities)
+      return false;
+    const ScheduledStep& step = schedule_->steps[n_steps_ - 1];
+    if (step.kind != StepKind::diagonal || step.table_words.empty() || !step.singles.empty())
+      return false;
+    for (int k = 0; k < program_.n_observables; ++k)
+      if (diagonal_group(k) < 0) return false;
+    if (!wants_gradient_) return program_.n_observables > 0;
+    // Going back, the walk's tree is what does it, for one observable at a time.
+    return (request_.parameter_gradient || request_.input_gradient) && step.has_gradient &&
+           program_.n_observables > 0 && (!request_.cotangents || program_.n_observables == 1);
   }
 
   uint32_t place(int64_t b) const { return schedule_->place(uint32_t(b)); }
@@ -330,7 +354,7 @@ class Runner {
   }
 
   void allocate(Unit& unit) {
-    size_t n_buffers = 2;
+    size_t n_buffers = 3;
     for (char keep : keep_) n_buffers += keep;
     unit.buffers.resize(n_buffers);
     unit.checkpoint.assign(n_steps_ + 1, nullptr);
@@ -339,7 +363,7 @@ class Runner {
       unit.lambda.resize(state_size_);
       unit.gradient.resize(size_t(n_parts_) * (rotations_->size() + 1) * lanes_);
     }
-    unit.axis_sums.resize(size_t(n_parts_) * (n_line_bits_ + 1) * lanes_);
+    unit.axis_sums.resize(size_t(n_parts_) * (n_line_bits_ + 2) * lanes_);
     unit.totals.resize(size_t(n_lines_ / 8 + 1) * lanes_);
     unit.dense.resize(2 * dense_scratch_ * lanes_);
     unit.rows.resize(layout_.lane_bits ? 1 : size_t(lanes_) * 2 * size_t(n_lines_));
@@ -354,7 +378,7 @@ class Runner {
 
   // ---- angles -----------------------------------------------------------------------------------
 
-  static double value_of(const Rotation& r, const double* parameters, const double* inputs) {
+  static double angle_of(const Rotation& r, const double* parameters, const double* inputs) {
     switch (r.source) {
       case Source::parameter:
         return r.scale * parameters[r.index] + r.offset;
@@ -394,7 +418,7 @@ class Runner {
         const Rotation& r = rotations[index];
         const int sign = parity(out.frame_x & r.z) ^ parity(out.frame_z & r.x) ? -1 : 1;
         out.frame_sign[index] = sign;
-        out.angle[index] = sign * value_of(r, parameters, inputs);
+        out.angle[index] = sign * angle_of(r, parameters, inputs);
       };
       for (const SweepPlan& plan : step.row_sweeps) {
         for (int index : plan.rotations) {
@@ -514,7 +538,7 @@ class Runner {
         const double* inputs =
             request_.inputs ? request_.inputs + row * program_.n_inputs : nullptr;
         const double half = unit.coefficients->frame_sign[index] *
-                            value_of(r, parameters, inputs) / 2;
+                            angle_of(r, parameters, inputs) / 2;
         largest = std::max(largest, std::abs(half));
         unit.row_angles[n++] = half;
       }
@@ -626,8 +650,9 @@ class Runner {
     });
   }
 
-  // One rotation by `angle`, or by its row's angle; out of place allowed.
-  void rotate(Unit& unit, int index, const T* source, T* target, bool inverse, bool real_source,
+  // One rotation by `angle`, or by its own angle; out of place allowed. Returns whether the result
+  // is real.
+  bool rotate(Unit& unit, int index, const T* source, T* target, bool inverse, bool real_source,
               const double* angle = nullptr) const {
     const Rotation& r = (*rotations_)[index];
     alignas(64) T c[64], s[64];
@@ -655,6 +680,7 @@ class Runner {
       part.end = end;
       kernels_->rotate(part);
     });
+    return real_source && (r.turns & 1);
   }
 
   RotationCall<T> rotation_call(const Rotation& r, const T* source, bool real_source) const {
@@ -706,25 +732,35 @@ class Runner {
     });
   }
 
-  void tree_gradient(Unit& unit, const Tree& tree, const T* psi, const T* lambda,
-                     bool real_psi) const {
-    if (n_line_bits_ < 3) {
-      for (const auto& word : tree.words) rotate_gradient(unit, word.first, psi, lambda, real_psi);
-      return;
-    }
-    const size_t n_axes = size_t(n_line_bits_ + 1);
-    std::memset(unit.axis_sums.get(), 0, n_parts_ * n_axes * lanes_ * sizeof(T));
+  DiagonalGradientCall<T> tree_call(const T* psi, bool real_psi, T* lambda) const {
     DiagonalGradientCall<T> call{};
     call.n_bits = n_line_bits_;
-    call.axis = tree.axis.data();
-    call.lambda = lambda;
     call.psi = psi;
     call.real_psi = real_psi;
+    call.lambda = lambda;
     call.plane = uint32_t(n_lines_);
+    call.table_stride = amplitudes();
+    call.per_line = layout_.lane_bits > 0;
+    return call;
+  }
+
+  // Walks one tree and adds its words' gradients; the call says what else the walk does. Returns the
+  // observable's value in `sums` if it is asked for.
+  void tree_gradient(Unit& unit, const Tree& tree, DiagonalGradientCall<T> call,
+                     T* sums = nullptr) const {
+    if (n_line_bits_ < 3) {
+      for (const auto& word : tree.words)
+        rotate_gradient(unit, word.first, call.psi, call.lambda, call.real_psi);
+      return;
+    }
+    const size_t n_axes = size_t(n_line_bits_ + 1), stride = (n_axes + 1) * lanes_;
+    std::memset(unit.axis_sums.get(), 0, n_parts_ * stride * sizeof(T));
+    call.axis = tree.axis.data();
     call.totals = unit.totals.get();
     over(n_lines_ / 8, [&](int64_t begin, int64_t end, int part_index) {
       DiagonalGradientCall<T> part = call;
-      part.gradient = unit.axis_sums.get() + part_index * n_axes * lanes_;
+      part.gradient = unit.axis_sums.get() + part_index * stride;
+      part.value = part.gradient + n_axes * lanes_;
       part.begin = begin;
       part.end = end;
       kernels_->diagonal_gradient(part);
@@ -732,8 +768,9 @@ class Runner {
     call.gradient = unit.axis_sums.get();
     kernels_->diagonal_totals(call);
     for (int part = 1; part < n_parts_; ++part)
-      for (size_t k = 0; k < n_axes * lanes_; ++k)
-        unit.axis_sums[k] += unit.axis_sums[part * n_axes * lanes_ + k];
+      for (size_t k = 0; k < stride; ++k) unit.axis_sums[k] += unit.axis_sums[part * stride + k];
+    for (int lane = 0; sums && lane < lanes_; ++lane)
+      sums[layout_.lane_bits ? 0 : lane] += unit.axis_sums[n_axes * lanes_ + lane];
     for (const auto& word : tree.words) {
       const Rotation& r = (*rotations_)[word.first];
       const T* sum = unit.axis_sums.get() + size_t(word.second) * lanes_;
@@ -813,8 +850,22 @@ class Runner {
     for (size_t i = 0; i < size; ++i) target[i] = source[i] * factor;
   }
 
+  // Whether step i, a diagonal of a real state, can be left to the loads of the sweep behind it.
+  bool joins_next(const Unit& unit, int i, bool real) const {
+    const ScheduledStep& step = schedule_->steps[i];
+    if (!real || step.kind != StepKind::diagonal || !step.singles.empty() ||
+        step.table_words.empty() || i + 1 == n_steps_)
+      return false;
+    const ScheduledStep& next = schedule_->steps[i + 1];
+    return next.kind == StepKind::rotations && !next.sweeps.empty() &&
+           unit.coefficients->fold[i + 1] == 1 &&
+           !unit.coefficients->sweep_rows_form[first_sweep(i + 1)];
+  }
+
   // One step forward from source to target (which may be the same); returns whether still real.
-  bool forward_step(Unit& unit, int i, const T* source, T* target, bool real) {
+  // `pending` is the table of a diagonal that joins this step; then source and target differ.
+  bool forward_step(Unit& unit, int i, const T* source, T* target, bool real,
+                    const T* pending = nullptr) {
     const ScheduledStep& step = schedule_->steps[i];
     const Coefficients<T>& coefficients = *unit.coefficients;
     const T* from = source;
@@ -823,14 +874,18 @@ class Runner {
         multiply(from, target, T(coefficients.fold[i]), real);
         from = target;
       }
-      const bool stays = real && step.keeps_real;
-      if (real && !stays && !(step.sweeps.empty() && step.row_sweeps.empty())) {
+      const bool stays = real && step.keeps_real && !pending;
+      if (real && !stays && !pending && !(step.sweeps.empty() && step.row_sweeps.empty())) {
         std::memset(const_cast<T*>(from) + state_size_ / 2, 0, state_size_ / 2 * sizeof(T));
         real = false;
       }
+      if (pending) real = false;
       int number = first_sweep(i);
       for (const SweepPlan& plan : step.sweeps) {
-        apply_sweep(shared_call(unit, plan, number++), from, target, false, 0, stays ? 1 : 2);
+        SweepCall<T> call = shared_call(unit, plan, number++);
+        call.load_table = from == target ? nullptr : pending;
+        call.load_per_line = layout_.lane_bits > 0;
+        apply_sweep(call, from, target, false, 0, stays ? 1 : 2);
         from = target;
       }
       for (const SweepPlan& plan : step.row_sweeps) {
@@ -839,11 +894,10 @@ class Runner {
         from = target;
       }
       for (int index : step.singles) {
-        rotate(unit, index, from, target, false, real);
-        real = false;
+        real = rotate(unit, index, from, target, false, real);
         from = target;
       }
-      return real && stays;
+      return real;
     }
     if (step.kind == StepKind::diagonal) {
       if (!step.table_words.empty()) {
@@ -856,7 +910,7 @@ class Runner {
         from = target;
         real = false;
       }
-      return false;
+      return real;
     }
     if (real) std::memset(const_cast<T*>(from) + state_size_ / 2, 0, state_size_ / 2 * sizeof(T));
     other_step(unit, step, from, target, false);
@@ -1090,6 +1144,72 @@ class Runner {
     }
   }
 
+  // The one group of a diagonal observable with real coefficients, or -1.
+  int diagonal_group(int observable) const {
+    int found = -1;
+    for (size_t g = 0; g < schedule_->groups.size(); ++g) {
+      if (schedule_->groups[g].observable != observable) continue;
+      if (found >= 0 || schedule_->groups[g].mask || group_complex_[g]) return -1;
+      found = int(g);
+    }
+    return found;
+  }
+
+  struct Turn {  // a rotation by `angle` between psi and the last diagonal
+    int rotation;
+    double angle;
+  };
+
+  // Adds the observable's value to `sums`. With `ends_fused_`, psi is before the last diagonal, whose
+  // table may be given.
+  void value_of(Unit& unit, int observable, const T* psi, bool real, const T* table, T* sums,
+                const Turn* turn = nullptr) const {
+    const Coefficients<T>& coefficients = *unit.coefficients;
+    if (!ends_fused_) {
+      bool accumulate = false;
+      observe(observable, coefficients, psi, real, nullptr, accumulate, nullptr, sums);
+      return;
+    }
+    MeasureCall<T> call{};
+    call.psi = psi;
+    call.real_psi = real;
+    call.plane = uint32_t(n_lines_);
+    call.table = table ? table : coefficients.tables[n_steps_ - 1].get();
+    call.table_stride = amplitudes();
+    call.per_line = layout_.lane_bits > 0;
+    call.observable = group_tables_[diagonal_group(observable)].get();
+    call.shift = coefficients.frame_x >> layout_.lane_bits;
+    call.lane_shift = coefficients.frame_x & lane_mask_;
+    call.factor = 1;
+    alignas(64) T c[64], s[64];
+    if (turn) {
+      const Rotation& r = (*rotations_)[turn->rotation];
+      std::fill(c, c + lanes_, T(std::cos(turn->angle / 2)));
+      std::fill(s, s + lanes_, T(std::sin(turn->angle / 2)));
+      call.rotated = true;
+      call.mask = r.x >> layout_.lane_bits;
+      call.z = r.z >> layout_.lane_bits;
+      call.lane_z = r.z & lane_mask_;
+      call.phase = r.turns;
+      call.cosine = c;
+      call.sine = s;
+    }
+    std::vector<Aligned<T>> part_sums(n_parts_);
+    for (auto& part : part_sums) {
+      part.resize(lanes_);
+      std::memset(part.get(), 0, lanes_ * sizeof(T));
+    }
+    over(n_lines_, [&](int64_t begin, int64_t end, int part_index) {
+      MeasureCall<T> part = call;
+      part.begin = begin;
+      part.end = end;
+      part.value = part_sums[part_index].get();
+      kernels_->measure(part);
+    });
+    for (const auto& part : part_sums)
+      for (int lane = 0; lane < lanes_; ++lane) sums[layout_.lane_bits ? 0 : lane] += part[lane];
+  }
+
   void write_values(const Unit& unit, const T* sums, double scale, T* out, int64_t stride) const {
     for (int lane = 0; lane < unit.n_rows; ++lane)
       out[lane * stride] = T(scale * scale * double(sums[lane]) * double(unit.inverse_norm2[lane]));
@@ -1129,7 +1249,7 @@ class Runner {
       double phase = program_.phase_constant;
       const int64_t row = unit.row + lane;
       for (const Rotation& r : program_.phases)
-        phase += value_of(
+        phase += angle_of(
             r,
             request_.parameters +
                 (request_.parameters_per_row ? row * program_.n_parameters : 0),
@@ -1158,16 +1278,33 @@ class Runner {
     const Coefficients<T>& coefficients = *unit.coefficients;
     unit.used = 0;
     T* psi = fresh(unit);
+    T* spare = fresh(unit);
     bool real = load(unit, psi);
-    for (int i = 0; i < n_steps_; ++i) {
-      unit.real[i] = real;
-      unit.checkpoint[i] = keep_[i] ? psi : nullptr;
-      T* target = keep_[i] ? fresh(unit) : psi;
-      real = forward_step(unit, i, psi, target, real);
+    // The last diagonal may be left to the walk that measures and turns back.
+    const int n_forward = ends_fused_ ? n_steps_ - 1 : n_steps_;
+    const T* pending = nullptr;
+    for (int i = 0; i < n_forward; ++i) {
+      if (!pending) {
+        unit.real[i] = real;
+        unit.checkpoint[i] = keep_[i] ? psi : nullptr;
+      }
+      if (!pending && !keep_[i + 1] && joins_next(unit, i, real)) {
+        pending = coefficients.tables[i].get();
+        continue;
+      }
+      const bool keep_source = keep_[pending ? i - 1 : i];
+      T* target = keep_source ? fresh(unit) : pending ? spare : psi;
+      if (target == spare) spare = psi;
+      real = forward_step(unit, i, psi, target, real, pending);
+      pending = nullptr;
       psi = target;
     }
+    if (ends_fused_) {
+      unit.real[n_forward] = real;
+      unit.checkpoint[n_forward] = psi;
+    }
     unit.real[n_steps_] = real;
-    unit.checkpoint[n_steps_] = keep_[n_steps_] ? psi : nullptr;
+    unit.checkpoint[n_steps_] = psi;
     const double scale = coefficients.scale[n_steps_];
     if (request_.probabilities) marginals(unit, psi, real, scale);
     if (request_.final_states) final_state(unit, psi, real, scale);
@@ -1181,13 +1318,12 @@ class Runner {
     } else if (request_.values) {
       for (int k = 0; k < n_observables; ++k) {
         alignas(64) T sums[64] = {};
-        bool accumulate = false;
-        observe(k, coefficients, psi, real, nullptr, accumulate, nullptr, sums);
+        value_of(unit, k, psi, real, nullptr, sums);
         write_values(unit, sums, scale, request_.values + unit.row * n_observables + k,
                      n_observables);
       }
     }
-    if (!request_.shifts.empty()) run_shifts(unit);
+    if (!request_.shifts.empty()) run_shifts(unit, spare);
   }
 
   // The backward walk for observable k, or for the contraction of all with the cotangents (k < 0);
@@ -1200,25 +1336,27 @@ class Runner {
     T* lambda = unit.lambda.get();
     bool accumulate = false;
     const bool final_real = unit.real[n_steps_];
-    if (final_real) {
+    if (final_real && !ends_fused_) {
       std::memset(lambda, 0, state_size_ * sizeof(T));
       accumulate = true;
     }
-    for (int o = k < 0 ? 0 : k; o < (k < 0 ? n_observables : k + 1); ++o) {
-      alignas(64) T sums[64] = {};
-      alignas(64) T weight[64];
+    const int first = k < 0 ? 0 : k, end = k < 0 ? n_observables : k + 1;
+    alignas(64) T weight[64];
+    for (int o = first; o < end; ++o) {
       for (int lane = 0; lane < lanes_; ++lane) {
         const int64_t row =
             unit.row + (layout_.lane_bits ? 0 : std::min(lane, unit.n_rows - 1));
         weight[lane] = k < 0 ? request_.cotangents[row * n_observables + o] : T(1);
       }
+      if (ends_fused_) break;
+      alignas(64) T sums[64] = {};
       observe(o, coefficients, final_psi, final_real, lambda, accumulate,
               k < 0 ? weight : nullptr, sums);
       if (request_.values)
         write_values(unit, sums, final_scale, request_.values + unit.row * n_observables + o,
                      n_observables);
     }
-    if (!accumulate) std::memset(lambda, 0, state_size_ * sizeof(T));
+    if (!accumulate && !ends_fused_) std::memset(lambda, 0, state_size_ * sizeof(T));
     std::memset(unit.gradient.get(), 0, n_parts_ * (n_rotations + 1) * lanes_ * sizeof(T));
     std::vector<double> factor(n_steps_ + 1);  // a * c at the point where step i is differentiated
     T* psi = final_psi;
@@ -1238,14 +1376,30 @@ class Runner {
       const bool go_on = i > stop || request_.state_gradient;
       const double step_factor = coefficients.cosines[i] / coefficients.fold[i];
       if (step.kind == StepKind::diagonal) {
-        backward_step(unit, i, lambda);
         c *= step_factor;
         if (unapply_psi_) backward_step(unit, i, psi);
         a = unapply_psi_ ? a * step_factor : coefficients.scale[i];
-        if (differentiate_here) {
-          const T* at = unapply_psi_ ? psi : unit.checkpoint[i];
-          const bool real = !unapply_psi_ && unit.real[i];
-          for (const Tree& tree : step.trees) tree_gradient(unit, tree, at, lambda, real);
+        const T* at = unapply_psi_ ? psi : unit.checkpoint[i];
+        const bool real = !unapply_psi_ && unit.real[i];
+        // The first tree's walk also undoes the diagonal, when that is one table.
+        const bool fused = differentiate_here && step.singles.empty() && n_line_bits_ >= 3;
+        if (!fused) backward_step(unit, i, lambda);
+        for (size_t t = 0; differentiate_here && t < step.trees.size(); ++t) {
+          DiagonalGradientCall<T> call = tree_call(at, real, lambda);
+          alignas(64) T sums[64] = {};
+          const bool ends = t == 0 && i == n_steps_ - 1 && ends_fused_;
+          if (fused && t == 0) call.table = coefficients.tables[i].get();
+          if (ends) {
+            call.observable = group_tables_[diagonal_group(first)].get();
+            call.shift = coefficients.frame_x >> layout_.lane_bits;
+            call.lane_shift = coefficients.frame_x & lane_mask_;
+            call.factor = 1;
+            call.weight = k < 0 ? weight : nullptr;
+          }
+          tree_gradient(unit, step.trees[t], call, ends ? sums : nullptr);
+          if (ends && request_.values)
+            write_values(unit, sums, final_scale,
+                         request_.values + unit.row * n_observables + first, n_observables);
         }
         factor[i] = a * c;
       } else {
@@ -1340,20 +1494,76 @@ class Runner {
   // ---- shifted evaluations ----------------------------------------------------------------------
 
   // exp(-i (theta + d)/2 P) = exp(-i d/2 P) exp(-i theta/2 P): the shift is one more rotation behind
-  // its step, so an evaluation starts from the state behind the first step that it changes.
-  void run_shifts(Unit& unit) {
+  // its step, so an evaluation starts from the state behind the first step that it changes. In a
+  // diagonal step the shift goes into the table and the evaluation starts before it.
+  bool shifts_table(int i) const {
+    const ScheduledStep& step = schedule_->steps[i];
+    return step.kind == StepKind::diagonal && step.singles.empty();
+  }
+
+  int step_of(int rotation) const { return step_of_[rotation]; }
+
+  // Index of the checkpoint that an evaluation starts from.
+  int start_of(const ShiftedAngles& angles) {
+    if (step_of_.empty()) {
+      step_of_.resize(rotations_->size(), -1);
+      for (int i = 0; i < n_steps_; ++i)
+        for (int index : program_.steps[i].rotations) step_of_[index] = i;
+    }
+    int first = n_steps_;
+    for (const auto& angle : angles) first = std::min(first, step_of(angle.first));
+    if (first == n_steps_) return ends_fused_ ? n_steps_ - 1 : n_steps_;
+    return shifts_table(first) ? first : first + 1;
+  }
+
+  // The table of diagonal step i with the evaluation's shifts in it, or null if it has none.
+  bool shifted_table(const Coefficients<T>& coefficients, int i, const ShiftedAngles& angles,
+                     Aligned<T>& table) const {
+    bool any = false;
+    const int64_t size = amplitudes();
+    for (const auto& [index, shift] : angles) {
+      if (step_of(index) != i) continue;
+      if (!any) {
+        table.resize(2 * size);
+        std::memcpy(table.get(), coefficients.tables[i].get(), 2 * size * sizeof(T));
+        any = true;
+      }
+      const double half = coefficients.frame_sign[index] * shift / 2;
+      const T c = T(std::cos(half));
+      const T turns[2] = {T(-std::sin(half)), T(std::sin(half))};
+      const uint32_t z = (*rotations_)[index].z;
+      for (int64_t b = 0; b < size; ++b) {
+        const T s = turns[parity(z & uint32_t(b))];
+        const T re = table[b], im = table[size + b];
+        table[b] = c * re - s * im;
+        table[size + b] = c * im + s * re;
+      }
+    }
+    return any;
+  }
+
+  // Tables that all units share, when they fit; [evaluation], for its first diagonal step.
+  void prepare_shifts() {
+    if (request_.shifts.empty()) return;
+    shift_tables_.clear();
+    const size_t bytes = request_.shifts.size() * 2 * size_t(amplitudes()) * sizeof(T);
+    if (bytes > kShiftTableBytes) return;
+    shift_tables_.resize(request_.shifts.size());
+    run_parts(int(request_.shifts.size()), [&](int e, int) {
+      const int start = start_of(request_.shifts[e]);
+      if (start < n_steps_ && shifts_table(start))
+        shifted_table(shared_, start, request_.shifts[e], shift_tables_[e]);
+    });
+  }
+
+  void run_shifts(Unit& unit, T* work) {
     const Coefficients<T>& coefficients = *unit.coefficients;
     const int n_observables = program_.n_observables;
-    std::vector<int> step_of(rotations_->size(), -1);
-    for (int i = 0; i < n_steps_; ++i)
-      for (int index : program_.steps[i].rotations) step_of[index] = i;
-    T* work = fresh(unit);
+    T* spare = fresh(unit);
+    Aligned<T> own_table;
     for (size_t e = 0; e < request_.shifts.size(); ++e) {
-      ShiftedAngles angles = request_.shifts[e];
-      std::stable_sort(angles.begin(), angles.end(), [&](const auto& x, const auto& y) {
-        return step_of[x.first] < step_of[y.first];
-      });
-      const int start = angles.empty() ? n_steps_ : step_of[angles[0].first] + 1;
+      const ShiftedAngles& angles = request_.shifts[e];
+      const int start = start_of(angles);
       const T* psi = unit.checkpoint[start];
       bool real = unit.real[start];
       if (unapply_psi_) {  // no prefix was kept: run from the start
@@ -1361,32 +1571,64 @@ class Runner {
         for (int i = 0; i < start; ++i) real = forward_step(unit, i, work, work, real);
         psi = work;
       }
-      size_t at = 0;
-      const auto shift_behind = [&](int i) {
-        for (; at < angles.size() && step_of[angles[at].first] == i; ++at) {
-          const int index = angles[at].first;
-          const double shift = coefficients.frame_sign[index] * angles[at].second;
-          rotate(unit, index, psi, work, false, real, &shift);
-          psi = work;
-          real = false;
+      const int n_forward = ends_fused_ ? n_steps_ - 1 : n_steps_;
+      const T* last_table = nullptr;
+      Turn turn{-1, 0};
+      const T* pending = nullptr;
+      for (int i = start - 1; i < n_steps_; ++i) {
+        const bool in_table = i >= start && i >= 0 && shifts_table(i);
+        const T* table = nullptr;
+        if (in_table) {
+          if (i == start && !shift_tables_.empty()) {
+            table = shift_tables_[e].get();
+          } else if (shifted_table(coefficients, i, angles, own_table)) {
+            table = own_table.get();
+          }
         }
-      };
-      shift_behind(start - 1);
-      for (int i = start; i < n_steps_; ++i) {
-        real = forward_step(unit, i, psi, work, real);
-        psi = work;
-        shift_behind(i);
+        if (i >= n_forward) {
+          last_table = table;
+          break;
+        }
+        if (i >= start) {
+          if (!pending && joins_next(unit, i, real)) {
+            pending = table ? table : coefficients.tables[i].get();
+            continue;
+          }
+          T* target = psi == work && pending ? spare : work;
+          if (table) {
+            diagonal(psi, target, table, false, real);
+            real = false;
+          } else {
+            real = forward_step(unit, i, psi, target, real, pending);
+          }
+          pending = nullptr;
+          if (target == spare) std::swap(work, spare);
+          psi = work;
+        }
+        if (in_table || i < 0) continue;
+        for (const auto& [index, shift] : angles) {
+          if (step_of(index) != i) continue;
+          const double angle = coefficients.frame_sign[index] * shift;
+          const Rotation& r = (*rotations_)[index];
+          if (i + 1 == n_forward && ends_fused_ && angles.size() == 1 && (r.x & lane_mask_) == 0 &&
+              r.x) {
+            turn = {index, angle};  // left to the walk that measures
+            continue;
+          }
+          real = rotate(unit, index, psi, work, false, real, &angle);
+          psi = work;
+        }
       }
       for (int k = 0; k < n_observables; ++k) {
         alignas(64) T sums[64] = {};
-        bool accumulate = false;
-        observe(k, coefficients, psi, real, nullptr, accumulate, nullptr, sums);
+        value_of(unit, k, psi, real, last_table, sums, turn.rotation >= 0 ? &turn : nullptr);
         write_values(unit, sums, coefficients.scale[n_steps_],
                      request_.shifted_values +
                          (int64_t(e) * request_.rows + unit.row) * n_observables + k,
                      n_observables);
       }
     }
+    --unit.used;
   }
 
   const Program& program_;
@@ -1399,8 +1641,10 @@ class Runner {
   int64_t n_lines_ = 0;
   uint32_t lane_mask_ = 0;
   size_t state_size_ = 0, dense_scratch_ = 0;
-  bool may_flip_ = false, wants_gradient_ = false, unapply_psi_ = false;
+  bool may_flip_ = false, wants_gradient_ = false, unapply_psi_ = false, ends_fused_ = false;
   std::vector<char> keep_;
+  std::vector<int> step_of_;
+  std::vector<Aligned<T>> shift_tables_;
   std::vector<uint32_t> line_map_, real_line_map_;
   std::vector<Aligned<T>> group_tables_, constant_tables_;
   std::vector<bool> group_complex_;

@@ -73,9 +73,10 @@ struct Kernels {
 
   // One pass over one block: FROM/TO say whether lines are read from and written to the state
   // (scattered, addresses by XOR) or the block's own buffer (dense, local index).
-  template <int K, bool FROM_STATE, bool TO_STATE, bool SIGNED, bool TAN>
+  // LOAD: 0 as is, 1 a real source times a table splat over the lanes, 2 times a table of lines.
+  template <int K, bool FROM_STATE, bool TO_STATE, bool SIGNED, bool TAN, int LOAD>
   INLINE void pass(const Sweep& sweep, int lo, uint32_t base, const V* source, V* target,
-                   const V* turns, uint32_t flips) {
+                   const V* turns, uint32_t flips, const T* table) {
     uint64_t step[1 << K];
     steps<K>(sweep, lo, step);
     V c[K], s[K];
@@ -88,7 +89,15 @@ struct Kernels {
         V r[1 << K];
         UNROLL for (int a = 0; a < (1 << K); ++a) {
           const uint32_t index = local | uint32_t(a) << lo;
-          r[a] = FROM_STATE ? at(source, line ^ step[a]) : source[index];
+          const uint64_t place = line ^ step[a];
+          if constexpr (!FROM_STATE) {
+            r[a] = source[index];
+          } else if constexpr (LOAD == 0) {
+            r[a] = at(source, place);
+          } else {
+            r[a] = at(source, place & ~(uint64_t(sweep.plane_bit) * BYTES));
+            r[a] *= LOAD == 1 ? splat(table[place / BYTES]) : at(lines(table), place);
+          }
           if constexpr (SIGNED && FROM_STATE) r[a] *= splat(T(sweep.negative[index]));
         }
         butterflies<K, TAN>(r, c, s);
@@ -105,22 +114,22 @@ struct Kernels {
     }
   }
 
-  template <bool FROM_STATE, bool TO_STATE, bool SIGNED, bool TAN>
+  template <bool FROM_STATE, bool TO_STATE, bool SIGNED, bool TAN, int LOAD = 0>
   INLINE void pass_of(int k, const Sweep& sweep, int lo, uint32_t base, const V* source, V* target,
-                      const V* turns, uint32_t flips) {
+                      const V* turns, uint32_t flips, const T* table = nullptr) {
     switch (k) {
       case 1:
-        return pass<1, FROM_STATE, TO_STATE, SIGNED, TAN>(sweep, lo, base, source, target, turns,
-                                                          flips);
+        return pass<1, FROM_STATE, TO_STATE, SIGNED, TAN, LOAD>(sweep, lo, base, source, target,
+                                                                turns, flips, table);
       case 2:
-        return pass<2, FROM_STATE, TO_STATE, SIGNED, TAN>(sweep, lo, base, source, target, turns,
-                                                          flips);
+        return pass<2, FROM_STATE, TO_STATE, SIGNED, TAN, LOAD>(sweep, lo, base, source, target,
+                                                                turns, flips, table);
       case 3:
-        return pass<3, FROM_STATE, TO_STATE, SIGNED, TAN>(sweep, lo, base, source, target, turns,
-                                                          flips);
+        return pass<3, FROM_STATE, TO_STATE, SIGNED, TAN, LOAD>(sweep, lo, base, source, target,
+                                                                turns, flips, table);
       default:
-        return pass<4, FROM_STATE, TO_STATE, SIGNED, TAN>(sweep, lo, base, source, target, turns,
-                                                          flips);
+        return pass<4, FROM_STATE, TO_STATE, SIGNED, TAN, LOAD>(sweep, lo, base, source, target,
+                                                                turns, flips, table);
     }
   }
 
@@ -142,7 +151,7 @@ struct Kernels {
     return sweep.sign[block] ^ (set == 0 ? sweep.imaginary : 0);
   }
 
-  template <bool SIGNED, bool TAN>
+  template <bool SIGNED, bool TAN, int LOAD>
   static void sweep_blocks(const SweepCall<T>& call) {
     const Sweep& sweep = *call.sweep;
     const V* source = lines(call.source);
@@ -155,13 +164,13 @@ struct Kernels {
         const uint32_t flips = flips_of(sweep, block, set);
         const uint32_t base = sweep.base[block] | (set ? sweep.plane_bit : 0);
         if (sweep.n_passes == 1) {
-          pass_of<true, true, SIGNED, TAN>(sweep.pass_bits[0], sweep, 0, base, source, target,
-                                           turns, flips);
+          pass_of<true, true, SIGNED, TAN, LOAD>(sweep.pass_bits[0], sweep, 0, base, source,
+                                                 target, turns, flips, call.load_table);
           continue;
         }
         int lo = 0;
-        pass_of<true, false, SIGNED, TAN>(sweep.pass_bits[0], sweep, lo, base, source, buffer,
-                                          turns, flips);
+        pass_of<true, false, SIGNED, TAN, LOAD>(sweep.pass_bits[0], sweep, lo, base, source,
+                                                buffer, turns, flips, call.load_table);
         lo += sweep.pass_bits[0];
         for (int i = 1; i < sweep.n_passes - 1; ++i) {
           pass_of<false, false, SIGNED, TAN>(sweep.pass_bits[i], sweep, lo, base, buffer, buffer,
@@ -174,12 +183,24 @@ struct Kernels {
     }
   }
 
+  template <bool SIGNED, bool TAN>
+  static void sweep_loading(const SweepCall<T>& call) {
+    if constexpr (TAN) {
+      if (call.load_table) {
+        call.load_per_line ? sweep_blocks<SIGNED, TAN, 2>(call)
+                           : sweep_blocks<SIGNED, TAN, 1>(call);
+        return;
+      }
+    }
+    sweep_blocks<SIGNED, TAN, 0>(call);
+  }
+
   static void sweep(const SweepCall<T>& call) {
     const bool is_signed = call.sweep->negative != nullptr;
     if (call.rows_form) {
-      is_signed ? sweep_blocks<true, false>(call) : sweep_blocks<false, false>(call);
+      is_signed ? sweep_loading<true, false>(call) : sweep_loading<false, false>(call);
     } else {
-      is_signed ? sweep_blocks<true, true>(call) : sweep_blocks<false, true>(call);
+      is_signed ? sweep_loading<true, true>(call) : sweep_loading<false, true>(call);
     }
   }
 
@@ -353,6 +374,14 @@ struct Kernels {
     call.per_line ? diagonal_lines<true>(call) : diagonal_lines<false>(call);
   }
 
+  // Lane i of the result is lane i ^ mask of the argument; mask < W.
+  INLINE V exchange(V value, uint32_t mask) {
+    if (mask == 0) return value;
+    V result;
+    for (int i = 0; i < W; ++i) result[i] = value[i ^ int(mask)];
+    return result;
+  }
+
   // Sums along three axes of eight values: three differences, and the total in r[0].
   INLINE void tree(V* r, V* differences) {
     UNROLL for (int j = 0; j < 3; ++j) {
@@ -365,28 +394,22 @@ struct Kernels {
     }
   }
 
-  template <bool REAL_PSI>
-  INLINE V inner(const V* lambda, const V* psi, uint32_t line, uint32_t plane) {
-    // Im(conj(lambda) psi)
-    if constexpr (REAL_PSI) {
-      return -(lambda[line + plane] * psi[line]);
-    } else {
-      return lambda[line] * psi[line + plane] - lambda[line + plane] * psi[line];
-    }
-  }
-
   // First level of the tree, for the Gray-code positions [begin, end): three axes and the totals.
-  template <bool REAL_PSI>
+  template <bool PER_LINE, bool REAL_PSI, bool UNDO, bool OBSERVE>
   static void diagonal_gradient_lines(const DiagonalGradientCall<T>& call) {
     const uint32_t* axis = call.axis;
-    const V* lambda = lines(call.lambda);
+    V* lambda = lines(call.lambda);
     const V* psi = lines(call.psi);
     V* totals = lines(call.totals);
+    const T* sine_table = call.table + call.table_stride;
+    const uint32_t plane = call.plane;
     uint32_t corner[8];
     for (int a = 0; a < 8; ++a) {
       corner[a] = (a & 1 ? axis[0] : 0) ^ (a & 2 ? axis[1] : 0) ^ (a & 4 ? axis[2] : 0);
     }
     V differences[3] = {V{}, V{}, V{}};
+    V value{};
+    const V weight = call.weight ? *lines(call.weight) : splat(T(1));
     const uint32_t begin = uint32_t(call.begin), end = uint32_t(call.end);
     uint32_t base = 0;
     for (uint32_t gray = begin ^ (begin >> 1), j = 3; gray; gray >>= 1, ++j) {
@@ -395,17 +418,71 @@ struct Kernels {
     for (uint32_t i = begin; i < end; ++i) {
       V r[8];
       UNROLL for (int a = 0; a < 8; ++a) {
-        r[a] = inner<REAL_PSI>(lambda, psi, base ^ corner[a], call.plane);
+        const uint32_t line = base ^ corner[a];
+        const V psi_re = psi[line];
+        V psi_im{};
+        if constexpr (!REAL_PSI) psi_im = psi[line + plane];
+        V re, im;
+        if constexpr (UNDO) {
+          const V c = table_at<PER_LINE>(call.table, line), s = table_at<PER_LINE>(sine_table, line);
+          V behind_re, behind_im;
+          if constexpr (OBSERVE) {
+            V o = table_at<PER_LINE>(call.observable, line ^ call.shift);
+            if constexpr (PER_LINE) o = exchange(o, call.lane_shift);
+            o *= splat(call.factor);
+            V turned_re = c * psi_re, turned_im = s * psi_re;
+            if constexpr (!REAL_PSI) {
+              turned_re -= s * psi_im;
+              turned_im += c * psi_im;
+            }
+            behind_re = o * turned_re;
+            behind_im = o * turned_im;
+            value += turned_re * behind_re + turned_im * behind_im;
+            behind_re *= weight;
+            behind_im *= weight;
+          } else {
+            behind_re = lambda[line];
+            behind_im = lambda[line + plane];
+          }
+          re = c * behind_re + s * behind_im;
+          im = c * behind_im - s * behind_re;
+          lambda[line] = re;
+          lambda[line + plane] = im;
+        } else {
+          re = lambda[line];
+          im = lambda[line + plane];
+        }
+        // Im(conj(lambda) psi)
+        r[a] = -(im * psi_re);
+        if constexpr (!REAL_PSI) r[a] += re * psi_im;
       }
       tree(r, differences);
       totals[i ^ (i >> 1)] = r[0];
       base ^= axis[3 + __builtin_ctz(i + 1)];
     }
     for (int j = 0; j < 3; ++j) lines(call.gradient)[j] += differences[j];
+    if constexpr (OBSERVE) *lines(call.value) += value;
+  }
+
+  template <bool PER_LINE, bool REAL_PSI>
+  static void diagonal_gradient_of(const DiagonalGradientCall<T>& call) {
+    if (call.observable) {
+      diagonal_gradient_lines<PER_LINE, REAL_PSI, true, true>(call);
+    } else if (call.table) {
+      diagonal_gradient_lines<PER_LINE, REAL_PSI, true, false>(call);
+    } else {
+      diagonal_gradient_lines<PER_LINE, REAL_PSI, false, false>(call);
+    }
   }
 
   static void diagonal_gradient(const DiagonalGradientCall<T>& call) {
-    call.real_psi ? diagonal_gradient_lines<true>(call) : diagonal_gradient_lines<false>(call);
+    if (call.per_line) {
+      call.real_psi ? diagonal_gradient_of<true, true>(call)
+                    : diagonal_gradient_of<true, false>(call);
+    } else {
+      call.real_psi ? diagonal_gradient_of<false, true>(call)
+                    : diagonal_gradient_of<false, false>(call);
+    }
   }
 
   // The other levels: axes 3 and up over the totals, then the sum of all.
@@ -426,14 +503,6 @@ struct Kernels {
   }
 
   // ---- observables ------------------------------------------------------------------------------
-
-  // Lane i of the result is lane i ^ mask of the argument; mask < W.
-  INLINE V exchange(V value, uint32_t mask) {
-    if (mask == 0) return value;
-    V result;
-    for (int i = 0; i < W; ++i) result[i] = value[i ^ int(mask)];
-    return result;
-  }
 
   template <bool PER_LINE, bool COMPLEX_TABLE, bool REAL_PSI>
   static void observable_lines(const ObservableCall<T>& call) {
@@ -527,7 +596,8 @@ struct Kernels {
     }
   }
 
-  static void rotate(const RotationCall<T>& call) {
+  // The words that need care: lanes that change places, or no X part at all.
+  static void rotate_any(const RotationCall<T>& call) {
     const V* source = lines(call.source);
     V* target = lines(call.target);
     const V c = *lines(call.cosine), s = *lines(call.sine);
@@ -549,6 +619,147 @@ struct Kernels {
       }
       target[i] = re_i;
       target[i + call.plane] = im_i;
+    }
+  }
+
+  // One pair of lines. With P imaginary psi' = cos psi + k psi_partner, else cos psi - i k
+  // psi_partner, where k is the sine with the sign of the word at the partner.
+  template <bool IMAGINARY, bool REAL>
+  INLINE void turn_pair(V c, V k_i, V k_j, V& re_i, V& im_i, V& re_j, V& im_j) {
+    const V re_0 = re_i, im_0 = im_i, re_1 = re_j, im_1 = im_j;
+    if constexpr (IMAGINARY) {
+      re_i = c * re_0 + k_i * re_1;
+      re_j = c * re_1 + k_j * re_0;
+      if constexpr (!REAL) {
+        im_i = c * im_0 + k_i * im_1;
+        im_j = c * im_1 + k_j * im_0;
+      }
+    } else if constexpr (REAL) {
+      re_i = c * re_0;
+      re_j = c * re_1;
+      im_i = -k_i * re_1;
+      im_j = -k_j * re_0;
+    } else {
+      re_i = c * re_0 + k_i * im_1;
+      im_i = c * im_0 - k_i * re_1;
+      re_j = c * re_1 + k_j * im_0;
+      im_j = c * im_1 - k_j * re_0;
+    }
+  }
+
+  // f(i, j, k_i, k_j) for the pairs of lines whose first lies in [begin, end).
+  template <class F>
+  INLINE void pairs(uint32_t mask, uint32_t z, V sine, uint32_t begin, uint32_t end, F f) {
+    const uint32_t top = 1u << (31 - __builtin_clz(mask));
+    const V turns[2] = {sine, -sine};
+    const int odd = __builtin_popcount(z & mask) & 1;
+    for (uint32_t i = begin; i < end; ++i) {
+      if (i & top) {
+        i += top - 1 - (i & (top - 1));  // to the end of this half
+        continue;
+      }
+      const int sign = __builtin_popcount(z & i) & 1;
+      f(i, i ^ mask, turns[sign ^ odd], turns[sign]);
+    }
+  }
+
+  // The sine with the lanes' signs and that of i^phase.
+  INLINE V signed_sine(const T* sine, uint32_t lane_z, int phase) {
+    const V s = *lines(sine) * lane_signs(lane_z);
+    return phase < 2 ? s : -s;
+  }
+
+  template <bool IMAGINARY, bool REAL>
+  static void rotate_pairs(const RotationCall<T>& call) {
+    const V* source = lines(call.source);
+    V* target = lines(call.target);
+    const V c = *lines(call.cosine);
+    const uint32_t plane = call.plane;
+    pairs(call.mask, call.z, signed_sine(call.sine, call.lane_z, call.phase), uint32_t(call.begin),
+          uint32_t(call.end), [&](uint32_t i, uint32_t j, V k_i, V k_j) __attribute__((always_inline)) {
+            V re_i = source[i], re_j = source[j], im_i{}, im_j{};
+            if constexpr (!REAL) {
+              im_i = source[i + plane];
+              im_j = source[j + plane];
+            }
+            turn_pair<IMAGINARY, REAL>(c, k_i, k_j, re_i, im_i, re_j, im_j);
+            target[i] = re_i;
+            target[j] = re_j;
+            if constexpr (!(IMAGINARY && REAL)) {
+              target[i + plane] = im_i;
+              target[j + plane] = im_j;
+            }
+          });
+  }
+
+  static void rotate(const RotationCall<T>& call) {
+    if (call.lane_mask || !call.mask) {
+      rotate_any(call);
+    } else if (call.phase & 1) {
+      call.real_source ? rotate_pairs<true, true>(call) : rotate_pairs<true, false>(call);
+    } else {
+      call.real_source ? rotate_pairs<false, true>(call) : rotate_pairs<false, false>(call);
+    }
+  }
+
+  template <bool PER_LINE>
+  INLINE V measured(const MeasureCall<T>& call, uint32_t line, V re, V im) {
+    const V c = table_at<PER_LINE>(call.table, line);
+    const V s = table_at<PER_LINE>(call.table + call.table_stride, line);
+    V o = table_at<PER_LINE>(call.observable, line ^ call.shift);
+    if constexpr (PER_LINE) o = exchange(o, call.lane_shift);
+    const V turned_re = c * re - s * im, turned_im = c * im + s * re;
+    return o * (turned_re * turned_re + turned_im * turned_im);
+  }
+
+  // TURN: 0 no rotation, 1 an imaginary word, 2 a real one.
+  template <bool PER_LINE, bool REAL, int TURN>
+  static void measure_lines(const MeasureCall<T>& call) {
+    const V* psi = lines(call.psi);
+    const uint32_t plane = call.plane;
+    V sum{};
+    if constexpr (TURN == 0) {
+      for (uint32_t i = uint32_t(call.begin); i < uint32_t(call.end); ++i) {
+        V im{};
+        if constexpr (!REAL) im = psi[i + plane];
+        sum += measured<PER_LINE>(call, i, psi[i], im);
+      }
+    } else {
+      const V cosine = *lines(call.cosine);
+      V other{};
+      pairs(call.mask, call.z, signed_sine(call.sine, call.lane_z, call.phase),
+            uint32_t(call.begin), uint32_t(call.end),
+            [&](uint32_t i, uint32_t j, V k_i, V k_j) __attribute__((always_inline)) {
+              V re_i = psi[i], re_j = psi[j], im_i{}, im_j{};
+              if constexpr (!REAL) {
+                im_i = psi[i + plane];
+                im_j = psi[j + plane];
+              }
+              turn_pair<TURN == 1, REAL>(cosine, k_i, k_j, re_i, im_i, re_j, im_j);
+              sum += measured<PER_LINE>(call, i, re_i, im_i);
+              other += measured<PER_LINE>(call, j, re_j, im_j);
+            });
+      sum += other;
+    }
+    *lines(call.value) += sum * splat(call.factor);
+  }
+
+  template <bool PER_LINE, bool REAL>
+  static void measure_of(const MeasureCall<T>& call) {
+    if (!call.rotated) {
+      measure_lines<PER_LINE, REAL, 0>(call);
+    } else if (call.phase & 1) {
+      measure_lines<PER_LINE, REAL, 1>(call);
+    } else {
+      measure_lines<PER_LINE, REAL, 2>(call);
+    }
+  }
+
+  static void measure(const MeasureCall<T>& call) {
+    if (call.per_line) {
+      call.real_psi ? measure_of<true, true>(call) : measure_of<true, false>(call);
+    } else {
+      call.real_psi ? measure_of<false, true>(call) : measure_of<false, false>(call);
     }
   }
 
@@ -701,7 +912,7 @@ struct Kernels {
 
   static constexpr KernelTable<T> table() {
     return {W,      sweep,           sweep_gradient, diagonal, diagonal_gradient, diagonal_totals,
-            observable, rotate, rotate_gradient, sincos, walsh, load, store, dense};
+            observable, measure, rotate, rotate_gradient, sincos, walsh, load, store, dense};
   }
 };
 

@@ -47,6 +47,10 @@ struct SweepCall {
   bool inverse;
   int first_set, n_sets; // sets [first_set, n_sets); up to 1 when the state is real and stays so
   int64_t begin, end;    // blocks
+  // Tangent form forward only: the source is real and a diagonal comes before the sweep; its table (cosines, then
+  // sines, addressed as planes) multiplies the lines as they are read. Source and target differ.
+  const T* load_table;
+  bool load_per_line;
   // Gradient only:
   const T* psi;
   T* gradient;           // [bits] lines, added to
@@ -69,17 +73,49 @@ struct DiagonalCall {
 
 // Im <lambda|Z_j|psi> for independent Z words j, taken together: along the axes dual to the words
 // the sum for each word is a difference, so a tree of sums and differences gives all of them.
+// In the same walk the diagonal itself is undone on lambda, and, behind the last step, lambda is
+// made from psi by a diagonal observable.
 template <class T>
 struct DiagonalGradientCall {
   int n_bits;            // line bits, at least 3
   const uint32_t* axis;  // [n_bits + 1] dual vectors, then a zero
-  const T* lambda;
-  const T* psi;
+  const T* psi;          // before the diagonal
   bool real_psi;
+  T* lambda;             // behind the diagonal on entry, before it on return
   uint32_t plane;
+  const T* table;        // of the diagonal, as in DiagonalCall; null: lambda is before it already
+  int64_t table_stride;
+  bool per_line;
+  const T* observable;   // lambda = weight * factor * observable * psi behind the diagonal; or null
+  uint32_t shift, lane_shift;  // the observable is read at line ^ shift (pending Pauli frame)
+  T factor;
+  const T* weight;       // one line, or null for 1
+  T* value;              // one line: adds <psi|observable|psi>, not weighted
   T* gradient;           // [n_bits + 1] lines, one an axis and the sum over all, added to
   T* totals;             // 2^(n_bits - 3) lines of scratch
   int64_t begin, end;    // of 2^(n_bits - 3) Gray-code positions
+};
+
+// <psi'|observable|psi'> for psi' = diagonal * rotation * psi, nothing written: the end of a shifted
+// evaluation.
+template <class T>
+struct MeasureCall {
+  const T* psi;
+  bool real_psi;
+  uint32_t plane;
+  const T* table;        // as in DiagonalCall
+  int64_t table_stride;
+  bool per_line;
+  const T* observable;   // real, as above
+  uint32_t shift, lane_shift;
+  T factor;
+  bool rotated;          // mask is not zero and touches no lanes
+  uint32_t mask, z, lane_z;
+  int phase;
+  const T* cosine;       // one line each
+  const T* sine;
+  int64_t begin, end;    // lines
+  T* value;
 };
 
 // Sum over the Pauli words of one X mask of an observable: D = sum of c (-1)^(z.x), a table.
@@ -113,7 +149,7 @@ struct RotationCall {
   int phase;           // P|x> = i^phase (-1)^(z.x) |x ^ mask>
   const T* cosine;     // one line
   const T* sine;       // one line
-  bool real_source;
+  bool real_source;    // with an imaginary word (odd phase) the target is real too: one plane
   uint32_t plane;
   int64_t begin, end;  // lines
   // gradient form: target null, adds Im <lambda|P|psi> with psi = source
@@ -144,6 +180,7 @@ struct KernelTable {
   void (*diagonal_gradient)(const DiagonalGradientCall<T>&);
   void (*diagonal_totals)(const DiagonalGradientCall<T>&);
   void (*observable)(const ObservableCall<T>&);
+  void (*measure)(const MeasureCall<T>&);
   void (*rotate)(const RotationCall<T>&);
   void (*rotate_gradient)(const RotationCall<T>&);
   // sine and cosine of n angles, |angle| < 1e5 in double; scaled by factor

@@ -30,8 +30,9 @@ LAYERS = [
     {"adapters.torch"},
 ]
 PACKAGES = {"", "backends", "adapters"}
-# The engine asks the torch adapter for help, inside functions, once a tensor requires gradients.
-UPWARD = {("engine", "adapters.torch")}
+# The engine asks the torch adapter for help, inside functions, once a tensor requires gradients;
+# the planner asks the compiled backend what machine it runs on.
+UPWARD = {("engine", "adapters.torch"), ("planner", "backends.cpu")}
 FRAMEWORKS = ["torch", "pennylane", "scipy", "pandas", "sklearn", "matplotlib", "jax", "qiskit"]
 NAMES = [
     "Amplitude",

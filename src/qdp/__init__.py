@@ -28,6 +28,7 @@ from qdp.engine import (
 )
 from qdp.errors import BackendUnavailable
 from qdp.gates import feature, parameter
+from qdp.planner import explain, memory_estimate
 
 try:
     __version__ = _version("qdp")
@@ -45,10 +46,12 @@ __all__ = [
     "ansatz",
     "encode",
     "expectation",
+    "explain",
     "feature",
     "fidelity_kernel",
     "gates",
     "gradient",
+    "memory_estimate",
     "parameter",
     "probabilities",
     "sample",

@@ -1,0 +1,648 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a run will cost, before it runs: normal form, layout, arithmetic and memory.
+
+``explain`` says it in words, ``memory_estimate`` in bytes. Both describe the compiled CPU engine
+on this machine and compute no state. Arithmetic is counted as real additions and multiplications
+(a fused multiply-add is two) that the method needs; loads, stores and address work are not in it.
+Letters: A = 2**n_qubits amplitudes of a state; a tile is what a thread works on at a time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal, get_args
+
+from qdp import encodings, gates
+from qdp.circuit import Circuit, Observable
+from qdp.encodings import Amplitude, Angle, Encoding
+from qdp.errors import BackendUnavailable
+from qdp.memory import available_memory, format_bytes
+from qdp.program import PauliRotation, Program, Step, compile_program
+
+Precision = Literal["double", "single"]
+Method = Literal["expectation", "state", "adjoint", "parameter-shift", "finite-difference", "spsa"]
+
+# The engine's own numbers (native/engine.cpp); tests/test_planner.py holds them against its runs.
+_ITEM_BYTES = {"double": 8, "single": 4}
+_LINE_BYTES = {"avx512": 64, "avx2": 32, "sse4": 16, "base": 16}
+_NARROW_LINE_BYTES = {"avx512": 32}
+_TILE_BYTES = 512 * 2**10
+_CHECKPOINT_BYTES = 48 * 2**20
+_SAMPLE_QUBITS = 15
+_SAMPLE_QUBITS_FEW_ROWS = 9
+_MOST_STEPS_SHOWN = 12
+# Results of shifted evaluations beyond this come in chunks (qdp.gradients).
+_EVALUATION_BYTES = 64 * 2**20
+
+
+@dataclass(frozen=True)
+class MemoryEstimate:
+    """Bytes that a run holds at once: ``total`` is the sum of the parts.
+
+    ``inputs`` are the caller's parameters, features and states, ``results`` what comes back,
+    ``shared`` the tables that all threads read, ``per_thread`` the states each of ``threads``
+    works on.
+
+    >>> estimate = MemoryEstimate(inputs=2048, results=1024, shared=0, per_thread=4096, threads=2)
+    >>> estimate.total
+    11264
+    >>> print(estimate)
+    11.0 KiB: inputs 2.0 KiB, results 1.0 KiB, tables 0 B, work 2 x 4.0 KiB
+    """
+
+    inputs: int
+    results: int
+    shared: int
+    per_thread: int
+    threads: int
+
+    @property
+    def total(self) -> int:
+        """All of it, in bytes."""
+        return self.inputs + self.results + self.shared + self.threads * self.per_thread
+
+    def __str__(self) -> str:
+        return (
+            f"{format_bytes(self.total)}: inputs {format_bytes(self.inputs)}, results "
+            f"{format_bytes(self.results)}, tables {format_bytes(self.shared)}, work "
+            f"{self.threads} x {format_bytes(self.per_thread)}"
+        )
+
+
+def memory_estimate(
+    circuit: Circuit,
+    *,
+    rows: int,
+    method: Method = "adjoint",
+    precision: Precision = "double",
+    encoding: str | Encoding | None = None,
+) -> MemoryEstimate:
+    """Return the bytes that a run of ``circuit`` over ``rows`` rows holds, nothing allocated.
+
+    ``method`` is a gradient method, all derivatives by parameters of one Pauli observable, or
+    "expectation" or "state". ``encoding`` says what the rows are: as many features as it allows
+    ("amplitude" real ones in the precision's dtype, others of 8 bytes), None complex states.
+
+    Raises:
+        TypeError: ``circuit`` is no Circuit, ``encoding`` neither a name nor an Encoding.
+        ValueError: an unknown method, precision or encoding, or a negative number of rows.
+        BackendUnavailable: the compiled extension, whose work this is, can't be imported.
+
+    >>> import qdp
+    >>> circuit = qdp.ansatz.ry_rz_ladder(n_qubits=4, n_layers=1)
+    >>> memory_estimate(circuit, rows=1000, encoding="amplitude").inputs
+    128064
+    """
+    if method not in get_args(Method):
+        raise ValueError(f"method: expected one of {', '.join(get_args(Method))}, got {method!r}")
+    run = _Run.of(circuit, (), rows, encoding, precision, apply_frame=method == "state")
+    return run.memory(method)
+
+
+def explain(
+    circuit: Circuit,
+    observable: Observable | str | Sequence[Observable | str] | None = None,
+    *,
+    rows: int = 1,
+    encoding: str | Encoding | None = None,
+    precision: Precision = "double",
+) -> str:
+    """Return in words how the engine would run ``circuit``: what was rewritten, what it costs.
+
+    It names the normal form and its steps, the operations that fell outside it and their price,
+    the layout chosen for ``rows`` rows, arithmetic and bytes a row, and the memory held.
+    ``observable`` None is a run for states. ``encoding`` is as in ``memory_estimate``.
+
+    Raises:
+        TypeError: ``circuit`` is no Circuit, ``encoding`` neither a name nor an Encoding.
+        ValueError: an unknown precision or encoding, a negative number of rows, an observable
+            whose text can't be read or that reads a wire outside the circuit.
+        BackendUnavailable: the compiled extension, whose work this is, can't be imported.
+
+    >>> import qdp
+    >>> text = explain(qdp.ansatz.ry_rz_ladder(n_qubits=4, n_layers=1), "Z0", rows=100)
+    >>> print(text.splitlines()[1])
+    normal form   8 rotations in 2 steps; 3 Clifford gates cost no pass
+    """
+    given: Sequence[Observable | str]
+    if observable is None:
+        given = ()
+    elif isinstance(observable, Observable | str):
+        given = (observable,)
+    else:
+        given = observable
+    observables = tuple(Observable(one) if isinstance(one, str) else one for one in given)
+    run = _Run.of(circuit, observables, rows, encoding, precision, apply_frame=not observables)
+    return "\n".join(
+        [
+            run.circuit_line(),
+            run.normal_form_line(),
+            *run.step_lines(),
+            *run.outside_lines(),
+            *run.observable_lines(),
+            run.layout_line(),
+            *run.work_lines(),
+            *run.memory_lines(),
+        ]
+    )
+
+
+# The machine and the layout
+
+
+@dataclass(frozen=True)
+class _Machine:
+    """The instruction set and the number of threads that the engine would use."""
+
+    isa: str
+    threads: int
+
+    @staticmethod
+    def here() -> _Machine:
+        try:
+            from qdp.backends import cpu
+        except ImportError as error:
+            raise BackendUnavailable(
+                f"planning needs QDP's compiled extension, which can't be imported ({error}); "
+                "install the package"
+            ) from error
+        core = vars(cpu)["_core"]
+        return _Machine(core.instruction_set(), core.thread_count())
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How rows lie in vector registers: "batch", one row a lane, or "sample", a row's amplitudes.
+
+    ``lanes`` numbers fill a register. A tile, ``lanes`` rows or one row, is what a thread works on;
+    ``tile_bytes`` is one state of each of its rows. ``threads`` tiles are worked on at a time, or
+    one by all threads where ``splits_rows``.
+    """
+
+    name: Literal["batch", "sample"]
+    lanes: int
+    tile_bytes: int
+    threads: int
+    splits_rows: bool
+
+
+def choose_layout(n_qubits: int, rows: int, precision: Precision, isa: str, threads: int) -> Layout:
+    """Return the engine's choice: a row's own amplitudes along the lanes if n is large or rows few.
+
+    >>> choose_layout(12, 1000, "double", "avx512", 2).name
+    'batch'
+    >>> choose_layout(16, 1000, "double", "avx512", 2).name
+    'sample'
+    """
+    item = _ITEM_BYTES[precision]
+    lanes = _LINE_BYTES[isa] // item
+    lane_bits = lanes.bit_length() - 1
+    state_bytes = 2 * item * 2**n_qubits
+    if n_qubits >= lane_bits + 3 and (
+        n_qubits >= _SAMPLE_QUBITS or (n_qubits >= _SAMPLE_QUBITS_FEW_ROWS and 2 * rows <= lanes)
+    ):
+        splits = rows < threads and n_qubits - lane_bits >= 9
+        workers = 1 if splits else max(1, min(threads, rows))
+        return Layout("sample", lanes, state_bytes, workers, splits)
+    if state_bytes * lanes > _TILE_BYTES:
+        lanes = _NARROW_LINE_BYTES.get(isa, _LINE_BYTES[isa]) // item
+    workers = max(1, min(threads, -(-rows // lanes)))
+    return Layout("batch", lanes, state_bytes * lanes, workers, False)
+
+
+# One run
+
+
+@dataclass(frozen=True)
+class _Run:
+    """A circuit in normal form, with everything that its costs depend on."""
+
+    circuit: Circuit
+    whole: Circuit  # with the rotations of an angle encoding before it
+    program: Program
+    observables: tuple[Observable, ...]
+    rows: int
+    encoding: Encoding | None
+    precision: Precision
+    machine: _Machine
+    layout: Layout
+
+    @staticmethod
+    def of(
+        circuit: Circuit,
+        observables: tuple[Observable, ...],
+        rows: int,
+        encoding: str | Encoding | None,
+        precision: Precision,
+        apply_frame: bool,
+    ) -> _Run:
+        if not isinstance(circuit, Circuit):
+            raise TypeError(f"circuit: expected a qdp.Circuit, got {type(circuit).__name__}")
+        if precision not in _ITEM_BYTES:
+            raise ValueError(f"precision: expected 'double' or 'single', got {precision!r}")
+        if rows < 0:
+            raise ValueError(f"rows: expected 0 or more, got {rows}")
+        for one in observables:
+            if one.max_wire >= circuit.n_qubits:
+                raise ValueError(
+                    f"observable: expected wires from 0 to {circuit.n_qubits - 1}, got wire "
+                    f"{one.max_wire} in {one}"
+                )
+        chosen = None if encoding is None else encodings.from_name(encoding)
+        whole = _angle_encoded(circuit, chosen) if isinstance(chosen, Angle) else circuit
+        machine = _Machine.here()
+        return _Run(
+            circuit,
+            whole,
+            compile_program(whole, observables, apply_frame),
+            observables,
+            rows,
+            chosen,
+            precision,
+            machine,
+            choose_layout(circuit.n_qubits, rows, precision, machine.isa, machine.threads),
+        )
+
+    # Sizes
+
+    @property
+    def item(self) -> int:
+        return _ITEM_BYTES[self.precision]
+
+    @property
+    def amplitudes(self) -> int:
+        return int(2**self.circuit.n_qubits)
+
+    @property
+    def input_bytes(self) -> int:
+        """Bytes that one row brings."""
+        if self.encoding is None:
+            features = 2 * self.item * self.amplitudes
+        else:
+            item = self.item if isinstance(self.encoding, Amplitude) else 8
+            features = item * self.encoding.n_features(self.circuit.n_qubits)
+        return features + 8 * self.circuit.n_inputs
+
+    def result_bytes(self, method: Method) -> int:
+        """Bytes that one row gives back, for one observable."""
+        if method == "state":
+            return 2 * self.item * self.amplitudes
+        return self.item * (1 if method == "expectation" else 1 + self.circuit.n_parameters)
+
+    @cached_property
+    def n_evaluations(self) -> dict[Method, int]:
+        """Expectation values that the methods without a backward walk ask for, unshifted included.
+
+        SPSA: for one direction.
+        """
+        return {
+            "parameter-shift": 1 + sum(n for _, _, n in self.shifted_angles()),
+            "finite-difference": 1 + 2 * self.circuit.n_parameters,
+            "spsa": 3,
+        }
+
+    def shifted_angles(self) -> Iterator[tuple[int, int, int]]:
+        """Yield operation, slot and number of shifts of each angle that reads a parameter."""
+        for number, operation in enumerate(self.whole.operations):
+            frequencies = gates.TABLE[operation.name].frequencies
+            for slot, angle in enumerate(operation.angles):
+                if angle.kind == "parameter" and angle.scale != 0:
+                    yield number, slot, 2 * len(frequencies[slot])
+
+    # Structure
+
+    def varies(self, rotation: PauliRotation) -> bool:
+        """Whether the rotation has an angle of its own in every lane."""
+        return self.layout.name == "batch" and rotation.angle.kind == "input"
+
+    def rotations(self, step: Step) -> list[PauliRotation]:
+        return [self.program.rotations[index] for index in step.rotations]
+
+    def has_gradient(self, step: Step) -> bool:
+        return any(rotation.angle.kind != "constant" for rotation in self.rotations(step))
+
+    @cached_property
+    def checkpoints(self) -> tuple[int, bool]:
+        """How many states a backward walk keeps on the way, and if it computes them anew instead.
+
+        It wants the state behind a step of rotations and before a diagonal.
+        """
+        wanted = {
+            number + (step.kind != "diagonal")
+            for number, step in enumerate(self.program.steps)
+            if self.has_gradient(step)
+        }
+        if len(wanted) * self.layout.tile_bytes > _CHECKPOINT_BYTES:
+            return 0, True
+        return len(wanted - {len(self.program.steps)}), False
+
+    def states_at_work(self, method: Method) -> int:
+        """States of a tile that a thread holds at once."""
+        if method in ("expectation", "state"):
+            return 1
+        if method == "adjoint":
+            kept, recomputes = self.checkpoints
+            return 1 + kept + recomputes + 1
+        n_steps = len(self.program.steps)
+        if (n_steps + 1) * self.layout.tile_bytes > _CHECKPOINT_BYTES:
+            return 2
+        return 1 + n_steps + 1
+
+    # Memory
+
+    def memory(self, method: Method) -> MemoryEstimate:
+        n_rotations = len(self.program.rotations)
+        lanes, tile = self.layout.lanes, self.layout.tile_bytes
+        per_thread = self.states_at_work(method) * tile + tile // 16
+        if self.layout.name == "batch":
+            # Rows to be converted before they are laid side by side, and angles of their own.
+            per_thread += tile + n_rotations * lanes * (8 + 4 * self.item)
+        if method == "adjoint":
+            parts = self.machine.threads if self.layout.splits_rows else 1
+            per_thread += parts * (n_rotations + 1) * lanes * self.item
+        return MemoryEstimate(
+            inputs=self.rows * self.input_bytes + 8 * self.circuit.n_parameters,
+            results=self.rows * self.result_bytes(method),
+            shared=self.table_bytes() + self.evaluation_bytes(method),
+            per_thread=per_thread,
+            threads=self.layout.threads,
+        )
+
+    def table_bytes(self) -> int:
+        """Phases of diagonals, addresses of lines, the observable, frames and constant matrices."""
+        n_tables = sum(
+            any(not self.varies(rotation) for rotation in self.rotations(step))
+            for step in self.program.steps
+            if step.kind == "diagonal"
+        )
+        tables = 2 * self.item * n_tables + (8 if n_tables else 0)
+        addresses = 12 if self.layout.name == "batch" else 0
+        observable = 8 + self.item
+        constants = (32 + 2 * self.item) * len(self.program.tables)
+        permutations = 10 * len(self.program.permutations)
+        dense = sum(
+            dense.matrix.size * (32 + 4 * self.item) + 4 * self.amplitudes >> len(dense.bits)
+            for dense in self.program.denses
+        )
+        each = tables + addresses + observable + constants + permutations
+        return each * self.amplitudes + dense
+
+    def evaluation_bytes(self, method: Method) -> int:
+        """Shifted values and their weighted sums, outside the engine."""
+        if method not in self.n_evaluations:
+            return 0
+        values = self.item * self.rows * self.n_evaluations[method]
+        if values > _EVALUATION_BYTES:
+            values = min(values, max(_EVALUATION_BYTES, (available_memory() or 0) // 4))
+        return values + 8 * self.rows * self.circuit.n_parameters
+
+    # Arithmetic
+
+    def is_real(self) -> list[bool]:
+        """Whether the state is still real before each step, and at the end."""
+        real = [self.encoding is not None]
+        for step in self.program.steps:
+            real.append(real[-1] and self.keeps_real(step))
+        return real
+
+    def keeps_real(self, step: Step) -> bool:
+        return step.kind == "rotations" and all(
+            _is_real_matrix(rotation) and not self.walks_alone(rotation)
+            for rotation in self.rotations(step)
+        )
+
+    def step_flops(self, step: Step, real: bool = False) -> int:
+        """Operations that a step costs one row, applied or undone."""
+        size = self.amplitudes
+        if step.kind == "rotations":
+            planes = 1 if real and self.keeps_real(step) else 2
+            return sum(
+                (3 if self.walks_alone(rotation) or self.varies(rotation) else 2) * planes * size
+                for rotation in self.rotations(step)
+            )
+        if step.kind == "diagonal":
+            alone = sum(self.varies(rotation) for rotation in self.rotations(step))
+            table = 0 if alone == len(step.rotations) else 2 if real else 6
+            return (table + 6 * alone) * size
+        if step.kind == "dense":
+            dense = self.program.denses[step.item]
+            return 8 * size << len(dense.bits) >> dense.control_mask.bit_count()
+        return 6 * size if step.kind == "table" else 0
+
+    def walks_alone(self, rotation: PauliRotation) -> bool:
+        """Whether a rotation pairs amplitudes within one register."""
+        return self.layout.name == "sample" and bool(rotation.x & (self.layout.lanes - 1))
+
+    def observable_flops(self, real: bool) -> int:
+        planes = 1 if real else 2
+        return sum(
+            (5 if group.c.imag.any() else 3) * planes * self.amplitudes
+            for group in self.program.groups
+        )
+
+    def value_flops(self, start: int, real: Sequence[bool]) -> int:
+        """Operations a row from the state before step ``start`` to the values, if there are any."""
+        steps = self.program.steps
+        walk = sum(self.step_flops(steps[i], real[i]) for i in range(start, len(steps)))
+        return walk + self.observable_flops(real[-1])
+
+    def forward_flops(self) -> int:
+        """Operations a row for values, or states."""
+        return self.value_flops(0, self.is_real())
+
+    def adjoint_flops(self) -> int:
+        """Operations a row for values and all gradients."""
+        real = self.is_real()
+        size = self.amplitudes
+        _, recomputes = self.checkpoints
+        total = self.forward_flops()
+        first = next(
+            (i for i, step in enumerate(self.program.steps) if self.has_gradient(step)), None
+        )
+        if first is None:
+            return total
+        for number in range(len(self.program.steps) - 1, first - 1, -1):
+            step = self.program.steps[number]
+            if number > first or step.kind == "diagonal":
+                total += (2 if recomputes else 1) * self.step_flops(step)
+            if not self.has_gradient(step):
+                continue
+            if step.kind == "diagonal":  # one inner product an amplitude, then a tree of sums
+                total += (3 if real[number] and not recomputes else 5) * size
+            else:
+                planes = 1 if real[number + 1] and not recomputes else 2
+                total += 2 * planes * size * len(step.rotations)
+        return total
+
+    def shift_flops(self) -> int:
+        """Operations a row for values and all shifted ones, each from the first step it changes."""
+        total = self.forward_flops()
+        step_of = {
+            index: number
+            for number, step in enumerate(self.program.steps)
+            for index in step.rotations
+        }
+        mixed = [False] * (len(self.program.steps) + 1)
+        for operation, slot, n_shifts in self.shifted_angles():
+            changed = self.program.rotations_of(operation, slot)
+            if changed:  # else it is a global phase
+                start = min(step_of[index] for index in changed) + 1
+                shift = 6 * self.amplitudes * len(changed)
+                total += n_shifts * (shift + self.value_flops(start, mixed))
+        return total
+
+    # Words
+
+    def circuit_line(self) -> str:
+        circuit = self.circuit
+        return (
+            f"circuit       {_count(circuit.n_qubits, 'qubit')}, "
+            f"{_count(len(circuit.operations), 'operation')}, "
+            f"{_count(circuit.n_parameters, 'parameter')}, "
+            f"{_count(circuit.n_inputs, 'input')}"
+        )
+
+    def normal_form_line(self) -> str:
+        primitives = [part for one in self.circuit.operations for part in gates.decompose(one)]
+        n_cliffords = sum(isinstance(part, gates.Clifford) for part in primitives)
+        line = (
+            f"normal form   {_count(len(self.program.rotations), 'rotation')} in "
+            f"{_count(len(self.program.steps), 'step')}"
+        )
+        if not n_cliffords:
+            return line
+        line += f"; {_count(n_cliffords, 'Clifford gate')}"
+        applied = len(self.program.permutations)
+        if not applied:
+            return f"{line} cost no pass"
+        turned = sum(rotation.operation < 0 for rotation in self.program.rotations)
+        hadamards = f", {_count(turned, 'Hadamard')}" if turned else ""
+        return f"{line} (applied: {_count(applied, 'permutation')}{hadamards})"
+
+    def step_lines(self) -> list[str]:
+        lines = []
+        for number, step in enumerate(self.program.steps[:_MOST_STEPS_SHOWN]):
+            n = len(step.rotations)
+            what = {
+                "rotations": _count(n, "commuting rotation"),
+                "diagonal": f"{_count(n, 'rotation')} about Z words: a table of phases",
+                "dense": "constant matrix",
+                "permutation": "Clifford gates applied: amplitudes move, no arithmetic",
+                "table": "constant diagonal",
+            }[step.kind]
+            lines.append(f"  step {number + 1:<3}    {what}")
+        left = len(self.program.steps) - _MOST_STEPS_SHOWN
+        return [*lines, f"  and {left} more"] if left > 0 else lines
+
+    def outside_lines(self) -> list[str]:
+        """Operations that are neither rotations nor Cliffords, and what each costs a row."""
+        whole = [
+            operation
+            for operation in self.circuit.operations
+            if any(
+                isinstance(part, gates.Dense | gates.Diagonal)
+                for part in gates.decompose(operation)
+            )
+        ]
+        if not whole:
+            return ["outside       nothing: only Pauli rotations and Clifford gates"]
+        steps = [step for step in self.program.steps if step.kind in ("dense", "table")]
+        return [
+            f"{'outside' if number == 0 else '':<14}{operation.name} on wires "
+            f"{', '.join(map(str, operation.wires))}: {_flops(self.step_flops(step))} a row, and "
+            "the Clifford gates before it are applied"
+            for number, (operation, step) in enumerate(zip(whole, steps, strict=True))
+        ]
+
+    def observable_lines(self) -> list[str]:
+        lines = []
+        for number, observable in enumerate(self.observables):
+            groups = [group for group in self.program.groups if group.observable == number]
+            n_words = sum(len(group.z) for group in groups)
+            text = str(observable)
+            lines.append(
+                f"observable    {text if len(text) <= 40 else text[:37] + '...'}: "
+                f"{_count(n_words, 'Pauli word')} in {_count(len(groups), 'pass', 'passes')} over "
+                "the state"
+            )
+        return lines
+
+    def layout_line(self) -> str:
+        layout = self.layout
+        if layout.name == "batch":
+            how = (
+                f"batch: {layout.lanes} rows side by side, {format_bytes(layout.tile_bytes)} a tile"
+            )
+        else:
+            how = (
+                f"sample: {layout.lanes} amplitudes of a row side by side, "
+                f"{format_bytes(layout.tile_bytes)} a row"
+            )
+        if layout.splits_rows:
+            how += f"; {_count(self.machine.threads, 'thread')} share each row"
+        else:
+            how += f"; {_count(layout.threads, 'thread')}"
+        return f"layout        {how} ({self.machine.isa}, {self.precision})"
+
+    def work_lines(self) -> list[str]:
+        into = f"{format_bytes(self.input_bytes)} in"
+        if not self.observables:
+            return [
+                f"work a row    states {_flops(self.forward_flops())}; {into}, "
+                f"{format_bytes(self.result_bytes('state'))} out"
+            ]
+        n = len(self.observables)
+        value = format_bytes(n * self.result_bytes("expectation"))
+        lines = [f"work a row    values {_flops(self.forward_flops())}; {into}, {value} out"]
+        if self.circuit.n_parameters and n == 1:
+            out = format_bytes(self.result_bytes("adjoint"))
+            evaluations = self.n_evaluations["parameter-shift"] - 1
+            lines += [
+                f"              adjoint gradient {_flops(self.adjoint_flops())}, {out} out",
+                f"              parameter-shift {_flops(self.shift_flops())} in "
+                f"{_count(evaluations, 'shifted value')}",
+            ]
+        return lines
+
+    def memory_lines(self) -> list[str]:
+        if not self.observables:
+            lines = [f"memory        states {self.memory('state')}"]
+        else:
+            lines = [f"memory        values {self.memory('expectation')}"]
+        if self.circuit.n_parameters and len(self.observables) == 1:
+            _, recomputes = self.checkpoints
+            how = "computed anew" if recomputes else "kept from the way there"
+            lines += [
+                f"              adjoint {self.memory('adjoint')}",
+                f"              states on the way back are {how}",
+            ]
+        available = available_memory()
+        if available is not None:
+            lines.append(f"              available {format_bytes(available)}")
+        return lines
+
+
+def _angle_encoded(circuit: Circuit, encoding: Angle) -> Circuit:
+    """Put the rotations of an angle encoding before a circuit, as the engine does."""
+    rotate = {"X": gates.RX, "Y": gates.RY, "Z": gates.RZ}[encoding.rotation]
+    turns = [rotate(gates.feature(circuit.n_inputs + j), j) for j in range(circuit.n_qubits)]
+    return Circuit(circuit.n_qubits, (*turns, *circuit.operations))
+
+
+def _is_real_matrix(rotation: PauliRotation) -> bool:
+    """Whether exp(-i angle/2 P) is real, as RY is: P has an odd number of Y letters."""
+    return bool((rotation.x & rotation.z).bit_count() & 1)
+
+
+def _count(number: int, noun: str, plural: str | None = None) -> str:
+    return f"{number:,} {noun if number == 1 else plural or noun + 's'}"
+
+
+def _flops(number: float) -> str:
+    for prefix in ("", "k", "M", "G"):
+        if number < 999.5:
+            return f"{number:.3g} {prefix}FLOP"
+        number /= 1000
+    return f"{number:.4g} TFLOP"

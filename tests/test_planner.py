@@ -1,0 +1,329 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The planner's numbers: against counts made by hand, and against what the engine really does."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+import qdp
+from qdp import gates, planner
+from qdp.planner import MemoryEstimate, choose_layout, explain, memory_estimate
+
+cpu = pytest.importorskip("qdp.backends.cpu", reason="needs the compiled extension")
+
+
+@pytest.fixture
+def machine(monkeypatch):
+    """A machine with 512-bit registers and two threads, whatever this one has."""
+    monkeypatch.setattr(planner._Machine, "here", lambda: planner._Machine("avx512", 2))
+
+
+def lines(text, name):
+    """The lines of an explanation under one heading, without it."""
+    found, inside = [], False
+    for line in text.splitlines():
+        heading = line[:14].strip()
+        inside = heading == name or (inside and not heading)
+        if inside:
+            found.append(line[14:])
+    return found
+
+
+# Memory
+
+
+def test_memory_of_a_small_adjoint_run(machine):
+    # 16 real features; 8 lanes of 8 bytes. A tile is 2 * 16 * 8 numbers: 2048 bytes. At work are
+    # psi, one checkpoint (behind the RY step, which is before the RZ step), lambda.
+    estimate = memory_estimate(
+        qdp.ansatz.ry_rz_ladder(4, 1), rows=1000, method="adjoint", encoding="amplitude"
+    )
+    n_rotations, lanes, tile = 8, 8, 2048
+    assert estimate == MemoryEstimate(
+        inputs=1000 * 16 * 8 + 8 * 8,
+        results=1000 * (1 + 8) * 8,
+        # one table of phases and its angles, three line numbers, the observable twice: a amplitude
+        shared=16 * (2 * 8 + 8 + 3 * 4 + 2 * 8),
+        per_thread=3 * tile
+        + tile // 16
+        + tile
+        + n_rotations * lanes * (8 + 4 * 8)
+        + (n_rotations + 1) * lanes * 8,
+        threads=2,
+    )
+    assert estimate.total == 128064 + 72000 + 832 + 2 * 11456
+
+
+@pytest.mark.parametrize(
+    ("encoding", "precision", "row_bytes"),
+    [
+        (None, "double", 16 * 16),
+        (None, "single", 16 * 8),
+        ("amplitude", "double", 16 * 8),
+        ("amplitude", "single", 16 * 4),
+        ("angle", "single", 4 * 8),
+        ("basis", "double", 4 * 8),
+    ],
+)
+def test_bytes_of_inputs(machine, encoding, precision, row_bytes):
+    circuit = qdp.ansatz.data_reuploading(4, 1)  # 4 inputs, 12 parameters
+    estimate = memory_estimate(circuit, rows=10, encoding=encoding, precision=precision)
+    assert estimate.inputs == 10 * (row_bytes + 4 * 8) + 12 * 8
+
+
+@pytest.mark.parametrize(
+    ("method", "row_bytes"),
+    [("expectation", 8), ("state", 16 * 16), ("adjoint", 9 * 8), ("spsa", 9 * 8)],
+)
+def test_bytes_of_results(machine, method, row_bytes):
+    estimate = memory_estimate(qdp.ansatz.ry_rz_ladder(4, 1), rows=10, method=method)
+    assert estimate.results == 10 * row_bytes
+
+
+def test_shifted_values_are_part_of_the_memory(machine):
+    circuit = qdp.ansatz.ry_rz_ladder(4, 1)  # 8 parameters, two shifts each
+    plain = memory_estimate(circuit, rows=10, method="expectation")
+    shifted = memory_estimate(circuit, rows=10, method="parameter-shift")
+    assert shifted.shared - plain.shared == 10 * 8 * (1 + 16) + 10 * 8 * 8
+
+
+def test_checkpoints_beyond_their_budget_are_given_up(machine):
+    # 3 checkpoints of 16 MiB at n = 20 fit into 48 MiB, 3 of 32 MiB don't: psi, lambda, one more.
+    kept = memory_estimate(qdp.ansatz.ry_rz_ladder(20, 2), rows=2)
+    anew = memory_estimate(qdp.ansatz.ry_rz_ladder(21, 2), rows=2)
+    assert kept.per_thread // 2**20 == (2 + 2) * 16 + 1
+    assert anew.per_thread // 2**20 == 3 * 32 + 2
+    text = explain(qdp.ansatz.ry_rz_ladder(21, 2), "Z0", rows=2)
+    assert "states on the way back are computed anew" in text
+
+
+def test_no_rows_need_no_inputs(machine):
+    estimate = memory_estimate(qdp.Circuit(2), rows=0, method="expectation")
+    assert estimate.inputs == 0
+    assert estimate.results == 0
+    assert estimate.threads == 1
+
+
+RUN = """
+import resource, sys
+import numpy as np, qdp
+def peak():
+    return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+qdp.gradient(qdp.ansatz.ry_rz_ladder(3, 2), np.ones(12), np.ones((99, 8)), "Z0",
+             encoding="amplitude", backend="cpu")
+circuit = qdp.ansatz.ry_rz_ladder(19, 2)
+features = np.random.default_rng(1).normal(size=(2, 2**19))
+estimate = qdp.memory_estimate(circuit, rows=2, encoding="amplitude")
+before = peak()
+qdp.gradient(circuit, np.ones(76), features, "Z0", encoding="amplitude", backend="cpu")
+print((peak() - before) / (estimate.total - estimate.inputs))
+"""
+
+
+def test_a_run_takes_the_memory_that_was_estimated():
+    ratio = float(subprocess.check_output([sys.executable, "-c", RUN], text=True))
+    assert 0.7 < ratio < 1.3
+
+
+# Layout
+
+
+@pytest.mark.parametrize(
+    ("n_qubits", "rows", "precision", "isa", "expected"),
+    [
+        # n, rows -> name, lanes, bytes a tile, tiles at a time, split
+        (4, 1000, "double", "avx512", ("batch", 8, 2 * 16 * 8 * 8, 2, False)),
+        (4, 8, "double", "avx512", ("batch", 8, 2048, 1, False)),
+        (4, 9, "double", "avx512", ("batch", 8, 2048, 2, False)),
+        (12, 99, "double", "avx512", ("batch", 8, 2**19, 2, False)),
+        (13, 99, "double", "avx512", ("batch", 4, 2**19, 2, False)),
+        (13, 99, "double", "avx2", ("batch", 4, 2**19, 2, False)),
+        (13, 99, "single", "avx512", ("batch", 8, 2**19, 2, False)),
+        (9, 5, "double", "avx512", ("batch", 8, 2**16, 1, False)),
+        (9, 4, "double", "avx512", ("sample", 8, 2**13, 2, False)),
+        (9, 8, "single", "avx512", ("sample", 16, 2**12, 2, False)),
+        (9, 1, "double", "sse4", ("sample", 2, 2**13, 1, False)),
+        (10, 1, "double", "sse4", ("sample", 2, 2**14, 1, True)),
+        (14, 99, "double", "avx512", ("batch", 4, 2**20, 2, False)),
+        (15, 99, "double", "avx512", ("sample", 8, 2**19, 2, False)),
+        (15, 1, "double", "avx512", ("sample", 8, 2**19, 1, True)),
+        (15, 0, "double", "avx512", ("sample", 8, 2**19, 1, True)),
+    ],
+)
+def test_layouts(n_qubits, rows, precision, isa, expected):
+    layout = choose_layout(n_qubits, rows, precision, isa, 2)
+    found = (
+        layout.name,
+        layout.lanes,
+        layout.tile_bytes,
+        layout.threads,
+        layout.splits_rows,
+    )
+    assert found == expected
+
+
+@pytest.mark.parametrize("precision", ["double", "single"])
+@pytest.mark.parametrize(
+    ("n_qubits", "rows"),
+    [(8, 1), (9, 1), (9, 2), (9, 3), (9, 4), (9, 5), (9, 8), (9, 9), (14, 9), (15, 9)],
+)
+def test_the_engine_chooses_the_same_layout(n_qubits, rows, precision):
+    # The two layouts add in another order, so that their last bits differ.
+    here = planner._Machine.here()
+    expected = choose_layout(n_qubits, rows, precision, here.isa, here.threads).name
+    random = np.random.default_rng(n_qubits)
+    circuit = qdp.ansatz.ry_rz_ladder(n_qubits, 1)
+    parameters = random.normal(size=circuit.n_parameters)
+    features = random.normal(size=(rows, 2**n_qubits))
+
+    def run(layout):
+        return qdp.gradient(
+            circuit,
+            parameters,
+            features,
+            qdp.Observable.sum_z(n_qubits),
+            encoding="amplitude",
+            precision=precision,
+            backend=cpu.CpuBackend(layout),
+        )
+
+    found = {layout: run(layout) for layout in ("auto", "batch", "sample")}
+    assert not np.array_equal(found["batch"], found["sample"])
+    assert np.array_equal(found["auto"], found[expected])
+
+
+# Arithmetic
+
+
+def test_arithmetic_of_one_qubit(machine):
+    # A = 2 real amplitudes. There: RY 2 A, RZ 2 A (real to complex), <Z> 3 * 2 A: 20.
+    # Back: RZ undone 6 A, its gradient A + 2 A, RY's gradient 2 A: 22.
+    # Shifts of RY: (6 A, RZ 6 A, <Z> 6 A) twice; of RZ: (6 A, <Z> 6 A) twice: 120.
+    text = explain(qdp.ansatz.ry_rz_ladder(1, 1), "Z0", rows=8, encoding="amplitude")
+    assert lines(text, "work a row") == [
+        "values 20 FLOP; 16 B in, 8 B out",
+        "adjoint gradient 42 FLOP, 24 B out",
+        "parameter-shift 140 FLOP in 4 shifted values",
+    ]
+
+
+def test_arithmetic_of_angles_per_row_and_four_shifts(machine):
+    # A = 4 complex amplitudes, given as states. RX of a feature is 3 * 2 A, since its cosines
+    # differ from row to row; CRX(p) is two rotations with half the angle, 2 * 2 * 2 A with Z X
+    # and X words that commute; <Z1> 6 A: 20 A = 80.
+    circuit = qdp.Circuit(
+        2, [gates.RX(qdp.feature(0), 0), gates.CRX(qdp.parameter(0), wires=[0, 1])]
+    )
+    text = explain(circuit, "Z1", rows=8)
+    work = lines(text, "work a row")
+    assert work[0] == "values 80 FLOP; 72 B in, 8 B out"
+    assert work[2].endswith("in 4 shifted values")
+
+
+def test_arithmetic_within_a_register(machine):
+    # One row of 9 qubits lies along the lanes: RY on the three qubits of the 8 lanes costs
+    # 3 * 2 A each, on the six others 2 * 2 A, <Z0> 6 A, with A = 512.
+    circuit = qdp.Circuit(9, [gates.RY(qdp.parameter(q), q) for q in range(9)])
+    text = explain(circuit, "Z0", rows=1, encoding="amplitude")
+    assert lines(text, "work a row")[0] == "values 24.6 kFLOP; 4.0 KiB in, 8 B out"
+    assert (3 * 6 + 6 * 4 + 6) * 512 == 24576
+
+
+# Words
+
+
+def test_an_explanation_in_full(machine, monkeypatch):
+    monkeypatch.setattr(planner, "available_memory", lambda: 2**30)
+    assert explain(
+        qdp.ansatz.ry_rz_ladder(4, 1), "Z0 + X1", rows=1000, encoding="amplitude"
+    ).splitlines() == [
+        "circuit       4 qubits, 11 operations, 8 parameters, 0 inputs",
+        "normal form   8 rotations in 2 steps; 3 Clifford gates cost no pass",
+        "  step 1      4 commuting rotations",
+        "  step 2      4 rotations about Z words: a table of phases",
+        "outside       nothing: only Pauli rotations and Clifford gates",
+        "observable    1.0 Z0 + 1.0 X1: 2 Pauli words in 2 passes over the state",
+        "layout        batch: 8 rows side by side, 2.0 KiB a tile; 2 threads (avx512, double)",
+        "work a row    values 352 FLOP; 128 B in, 8 B out",
+        "              adjoint gradient 624 FLOP, 72 B out",
+        "              parameter-shift 5.73 kFLOP in 16 shifted values",
+        "memory        values 148.6 KiB: inputs 125.1 KiB, results 7.8 KiB, tables 832 B, "
+        "work 2 x 7.5 KiB",
+        "              adjoint 218.6 KiB: inputs 125.1 KiB, results 70.3 KiB, tables 832 B, "
+        "work 2 x 11.2 KiB",
+        "              states on the way back are kept from the way there",
+        "              available 1.0 GiB",
+    ]
+
+
+def test_operations_outside_the_normal_form_are_named(machine):
+    # A = 128 amplitudes: a 4 x 4 matrix costs 4 complex multiply-adds each, 8 * 4 A = 4096;
+    # X under six controls is a 2 x 2 matrix on two of the amplitudes, 8 * 2 * 2 = 32.
+    circuit = qdp.Circuit(
+        7,
+        [
+            gates.Hadamard(0),
+            gates.QubitUnitary(np.eye(4)[[1, 0, 3, 2]], [0, 1]),
+            gates.MultiControlledX(list(range(7))),
+        ],
+    )
+    text = explain(circuit, "Z0", rows=1000)
+    assert lines(text, "outside") == [
+        "QubitUnitary on wires 0, 1: 4.1 kFLOP a row, and the Clifford gates before it are applied",
+        "MultiControlledX on wires 0, 1, 2, 3, 4, 5, 6: 32 FLOP a row, and the Clifford gates "
+        "before it are applied",
+    ]
+    # H is applied before the matrix, as Z and a rotation.
+    assert "1 Clifford gate (applied: 1 permutation, 1 Hadamard)" in text
+
+
+def test_a_diagonal_on_many_wires_is_outside(machine):
+    circuit = qdp.Circuit(7, [gates.DiagonalQubitUnitary(np.ones(128), list(range(7)))])
+    text = explain(circuit, "Z0", rows=1000)
+    assert lines(text, "outside") == [
+        "DiagonalQubitUnitary on wires 0, 1, 2, 3, 4, 5, 6: 768 FLOP a row, and the Clifford gates "
+        "before it are applied"
+    ]
+
+
+def test_states_need_the_frame(machine):
+    text = explain(qdp.ansatz.ry_rz_ladder(4, 1), rows=1000)
+    assert "3 Clifford gates (applied: 1 permutation)" in text
+    assert lines(text, "work a row") == ["states 352 FLOP; 256 B in, 256 B out"]
+    assert "gradient" not in text
+
+
+def test_an_angle_encoding_is_part_of_the_normal_form(machine):
+    text = explain(qdp.ansatz.ry_rz_ladder(4, 1), "Z0", rows=1000, encoding="angle")
+    assert lines(text, "normal form")[0].startswith("12 rotations in 3 steps")
+
+
+def test_long_circuits_are_cut_short(machine):
+    text = explain(qdp.ansatz.ry_rz_ladder(2, 10), "Z0")
+    assert "  step 12 " in text
+    assert "  step 13 " not in text
+    assert "  and 8 more" in text
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "message"),
+    [
+        (
+            lambda c: memory_estimate("circuit", rows=1),
+            TypeError,
+            "expected a qdp.Circuit, got str",
+        ),
+        (lambda c: memory_estimate(c, rows=-1), ValueError, "rows: expected 0 or more, got -1"),
+        (lambda c: memory_estimate(c, rows=1, method="magic"), ValueError, "got 'magic'"),
+        (lambda c: memory_estimate(c, rows=1, precision="half"), ValueError, "got 'half'"),
+        (lambda c: memory_estimate(c, rows=1, encoding="wave"), ValueError, "got 'wave'"),
+        (lambda c: explain("circuit", "Z0"), TypeError, "expected a qdp.Circuit, got str"),
+        (lambda c: explain(c, "Z9"), ValueError, "expected wires from 0 to 1, got wire 9"),
+        (lambda c: explain(c, ["Z0", "Z2"]), ValueError, "got wire 2"),
+    ],
+)
+def test_mistakes_are_refused(call, error, message):
+    with pytest.raises(error, match=message):
+        call(qdp.Circuit(2))
