@@ -136,6 +136,7 @@ struct Coefficients {
   std::vector<double> angle;               // [R] with the frame's sign, before reduction
   std::vector<Aligned<T>> sweep_lines;     // per sweep in order of the schedule
   std::vector<bool> sweep_rows_form;
+  std::vector<std::vector<Aligned<T>>> lane_lines;  // [step][lane sweep]: cosines and sines
   std::vector<Aligned<T>> tables;          // per step, cosines then sines
   std::vector<double> fold, cosines;       // per step
   std::vector<double> scale;               // a after each step
@@ -410,6 +411,8 @@ class Runner {
     out.tables.resize(n_steps_);
     out.sweep_lines.clear();
     out.sweep_rows_form.clear();
+    out.lane_lines.clear();
+    out.lane_lines.resize(n_steps_);
     double scale = 1;
     std::vector<double> tangents;
     for (int i = 0; i < n_steps_; ++i) {
@@ -488,12 +491,35 @@ class Runner {
           out.sweep_lines.push_back(std::move(lines));
           out.sweep_rows_form.push_back(rows_form);
         }
+        for (const LanePlan& plan : step.lane_sweeps) {
+          for (int index : plan.rotations) signed_angle(index);
+          out.lane_lines[i].push_back(lane_coefficients(plan, out.angle));
+        }
         // The flips of this step commute with its rotations; they act on what follows.
         out.frame_x ^= flip_x;
         out.frame_z ^= flip_z;
       }
       out.scale[i + 1] = scale;
     }
+  }
+
+  // Sign of the word at the partner of each lane.
+  T partner_sign(const Rotation& r, int lane) const {
+    return lane_sign(r.z, lane ^ int(r.x & lane_mask_));
+  }
+
+  // Cosine and signed sine lines of a lane sweep, for angles by rotation.
+  Aligned<T> lane_coefficients(const LanePlan& plan, const std::vector<double>& angle) const {
+    Aligned<T> lines(2 * plan.rotations.size() * lanes_);
+    for (size_t j = 0; j < plan.rotations.size(); ++j) {
+      const int index = plan.rotations[j];
+      const T c = T(std::cos(angle[index] / 2)), s = T(std::sin(angle[index] / 2));
+      for (int lane = 0; lane < lanes_; ++lane) {
+        lines[2 * j * lanes_ + lane] = c;
+        lines[(2 * j + 1) * lanes_ + lane] = s * partner_sign((*rotations_)[index], lane);
+      }
+    }
+    return lines;
   }
 
   void fill_table(Aligned<T>& table, const ScheduledStep& step, const Coefficients<T>& out) {
@@ -646,6 +672,55 @@ class Runner {
         const T sign = T(word_sign(r)) * T(unit.coefficients->frame_sign[index]);
         for (int lane = 0; lane < lanes_; ++lane)
           out[lane] += sign * lane_sign(r.z, lane) * sums[j * lanes_ + lane];
+      }
+    });
+  }
+
+  LaneCall<T> lane_call(Unit& unit, int step, int number) const {
+    LaneCall<T> call{};
+    call.sweep = &schedule_->steps[step].lane_sweeps[number].sweep;
+    call.coefficient = unit.coefficients->lane_lines[step][number].get();
+    call.plane = uint32_t(n_lines_);
+    return call;
+  }
+
+  void apply_lanes(LaneCall<T> call, const T* source, T* target, bool inverse, bool real) const {
+    call.source = source;
+    call.target = target;
+    call.inverse = inverse;
+    call.real_source = real;
+    over(call.sweep->n_blocks, [&](int64_t begin, int64_t end, int) {
+      LaneCall<T> part = call;
+      part.begin = begin;
+      part.end = end;
+      kernels_->lane_sweep(part);
+    });
+  }
+
+  void gradient_lanes(Unit& unit, LaneCall<T> call, const LanePlan& plan, const T* psi, bool real,
+                      T* lambda, bool unapply) const {
+    const size_t n = plan.rotations.size();
+    Aligned<T> signs(n * lanes_);
+    for (size_t j = 0; j < n; ++j)
+      for (int lane = 0; lane < lanes_; ++lane)
+        signs[j * lanes_ + lane] = partner_sign((*rotations_)[plan.rotations[j]], lane);
+    call.target = lambda;
+    call.psi = psi;
+    call.real_psi = real;
+    call.lane_signs = signs.get();
+    call.unapply = unapply;
+    over(call.sweep->n_blocks, [&](int64_t begin, int64_t end, int part_index) {
+      LaneCall<T> part = call;
+      alignas(64) T sums[kMaxLaneRotations * 64] = {};
+      part.gradient = sums;
+      part.begin = begin;
+      part.end = end;
+      kernels_->lane_gradient(part);
+      for (size_t j = 0; j < n; ++j) {
+        const int index = plan.rotations[j];
+        T* out = gradient_line(unit, part_index, index);
+        for (int lane = 0; lane < lanes_; ++lane)
+          out[lane] += T(unit.coefficients->frame_sign[index]) * sums[j * lanes_ + lane];
       }
     });
   }
@@ -893,8 +968,9 @@ class Runner {
         apply_sweep(row_call(unit, plan, lines), from, target, false, 0, stays ? 1 : 2);
         from = target;
       }
-      for (int index : step.singles) {
-        real = rotate(unit, index, from, target, false, real);
+      for (size_t k = 0; k < step.lane_sweeps.size(); ++k) {
+        apply_lanes(lane_call(unit, i, int(k)), from, target, false, real);
+        real = real && step.keeps_real;
         from = target;
       }
       return real;
@@ -935,8 +1011,8 @@ class Runner {
     }
   }
 
-  // Undoes step i in place on a complex state. Rotations that `done` has undone are left out.
-  void backward_step(Unit& unit, int i, T* state, const SweepPlan* done = nullptr) {
+  // Undoes step i in place on a complex state. The sweep `done` is left out.
+  void backward_step(Unit& unit, int i, T* state, const void* done = nullptr) {
     const ScheduledStep& step = schedule_->steps[i];
     const Coefficients<T>& coefficients = *unit.coefficients;
     if (step.kind == StepKind::rotations) {
@@ -950,7 +1026,9 @@ class Runner {
         Aligned<T> lines;
         if (&plan != done) apply_sweep(row_call(unit, plan, lines), state, state, true, 0, 2);
       }
-      for (int index : step.singles) rotate(unit, index, state, state, true, false);
+      for (size_t k = 0; k < step.lane_sweeps.size(); ++k)
+        if (&step.lane_sweeps[k] != done)
+          apply_lanes(lane_call(unit, i, int(k)), state, state, true, false);
       if (coefficients.fold[i] != 1) multiply(state, state, T(coefficients.fold[i]), false);
     } else if (step.kind == StepKind::diagonal) {
       if (!step.table_words.empty())
@@ -1069,20 +1147,28 @@ class Runner {
     const bool convert = request_.element != own_element(complex_) || factor != 1;
     if (convert) scratch.resize(n);
     const T* row = row_numbers(unit.row, scratch.data(), factor);
-    double sum = 0;
+    double sums[16] = {};
     T* im = state + amplitudes();
-    if (complex_) {
-      for (int64_t b = 0; b < request_.columns; ++b) {
-        state[place(b)] = row[2 * b];
-        im[place(b)] = row[2 * b + 1];
-        sum += double(row[2 * b]) * row[2 * b] + double(row[2 * b + 1]) * row[2 * b + 1];
-      }
-    } else {
-      for (int64_t b = 0; b < request_.columns; ++b) {
-        state[place(b)] = row[b];
-        sum += double(row[b]) * row[b];
+    const int64_t whole = request_.columns & ~int64_t(lanes_ - 1);
+    for (int64_t b = 0; b < whole; b += lanes_) {
+      T* re_line = state + place(b);
+      T* im_line = im + place(b);
+      for (int k = 0; k < lanes_; ++k) {
+        const T x = complex_ ? row[2 * (b + k)] : row[b + k];
+        const T y = complex_ ? row[2 * (b + k) + 1] : T(0);
+        re_line[k] = x;
+        if (complex_) im_line[k] = y;
+        sums[k] += double(x) * double(x) + double(y) * double(y);
       }
     }
+    for (int64_t b = whole; b < request_.columns; ++b) {
+      const T x = complex_ ? row[2 * b] : row[b], y = complex_ ? row[2 * b + 1] : T(0);
+      state[place(b)] = x;
+      if (complex_) im[place(b)] = y;
+      sums[0] += double(x) * double(x) + double(y) * double(y);
+    }
+    double sum = 0;
+    for (double part : sums) sum += part;
     squares[0] = T(sum);
   }
 
@@ -1095,9 +1181,12 @@ class Runner {
       return;
     }
     const T* im = state + amplitudes();
-    for (int64_t b = 0; b < amplitudes(); ++b) {
-      out[2 * b] = state[place(b)] * factor[0];
-      out[2 * b + 1] = im[place(b)] * factor[0];
+    for (int64_t line = 0; line < amplitudes(); line += lanes_) {
+      const int64_t from = place(line);
+      for (int k = 0; k < lanes_; ++k) {
+        out[2 * (line + k)] = state[from + k] * factor[0];
+        out[2 * (line + k) + 1] = im[from + k] * factor[0];
+      }
     }
   }
 
@@ -1405,7 +1494,7 @@ class Runner {
       } else {
         if (!unapply_psi_) a = coefficients.scale[i + 1];
         factor[i] = a * c;
-        const SweepPlan* done = nullptr;
+        const void* done = nullptr;
         if (differentiate_here) {
           const T* at = unapply_psi_ ? psi : unit.checkpoint[i + 1];
           const bool real = !unapply_psi_ && unit.real[i + 1];
@@ -1433,14 +1522,17 @@ class Runner {
 
   // Gradients of a step of rotations with psi and lambda both behind it. Returns the sweep that was
   // also undone on lambda, if any.
-  const SweepPlan* gradients_of(Unit& unit, int i, const T* psi, T* lambda, bool real,
-                                bool unapply) {
+  const void* gradients_of(Unit& unit, int i, const T* psi, T* lambda, bool real, bool unapply) {
     const ScheduledStep& step = schedule_->steps[i];
-    for (int index : step.singles)
-      if ((*rotations_)[index].source != Source::constant)
-        rotate_gradient(unit, index, psi, lambda, real);
     const bool both_planes = !real;
-    const SweepPlan* done = nullptr;
+    const void* done = nullptr;
+    for (size_t k = 0; k < step.lane_sweeps.size(); ++k) {
+      const LanePlan& plan = step.lane_sweeps[k];
+      const bool last =
+          unapply && step.sweeps.empty() && step.row_sweeps.empty() && k + 1 == step.lane_sweeps.size();
+      gradient_lanes(unit, lane_call(unit, i, int(k)), plan, psi, real, lambda, last);
+      if (last) done = &plan;
+    }
     int number = first_sweep(i);
     const size_t n_shared = step.sweeps.size(), n_all = n_shared + step.row_sweeps.size();
     for (size_t s = 0; s < n_all; ++s) {

@@ -374,12 +374,17 @@ struct Kernels {
     call.per_line ? diagonal_lines<true>(call) : diagonal_lines<false>(call);
   }
 
+  typedef decltype(V{} > V{}) Index;
+
+  INLINE Index exchange_index(uint32_t mask) {
+    Index index;
+    for (int i = 0; i < W; ++i) index[i] = i ^ int(mask);
+    return index;
+  }
+
   // Lane i of the result is lane i ^ mask of the argument; mask < W.
   INLINE V exchange(V value, uint32_t mask) {
-    if (mask == 0) return value;
-    V result;
-    for (int i = 0; i < W; ++i) result[i] = value[i ^ int(mask)];
-    return result;
+    return __builtin_shuffle(value, exchange_index(mask));
   }
 
   // Sums along three axes of eight values: three differences, and the total in r[0].
@@ -702,6 +707,119 @@ struct Kernels {
     }
   }
 
+  // ---- rotations across lanes -------------------------------------------------------------------
+
+  static constexpr int L = 1 << kLaneBits;  // lines of a coset
+
+  // f(p, q) for every line p of a coset with its partner q.
+  template <class F>
+  INLINE void partners(uint32_t partner, F f) {
+    switch (partner) {
+      case 0:
+        UNROLL for (int e = 0; e < L; ++e) f(e, e);
+        return;
+      case 1:
+        UNROLL for (int e = 0; e < L; ++e) f(e, e ^ 1);
+        return;
+      case 2:
+        UNROLL for (int e = 0; e < L; ++e) f(e, e ^ 2);
+        return;
+      default:
+        UNROLL for (int e = 0; e < L; ++e) f(e, e ^ 3);
+    }
+  }
+
+  // -i P on one line's partner, without the sine: k holds the signs; g the sign of i^turns.
+  INLINE void lane_turn(const LaneRotation& r, uint32_t base, V k, const V* re, const V* im,
+                        V* out_re, V* out_im) {
+    const Index index = exchange_index(r.lane_mask);
+    const uint32_t flips =
+        r.signs ^ ((__builtin_popcount(r.z & base) & 1) ? ~uint32_t(0) : uint32_t(0));
+    const V turns[2] = {r.turns < 2 ? k : -k, r.turns < 2 ? -k : k};
+    if (r.turns & 1) {
+      partners(r.partner, [&](int p, int q) __attribute__((always_inline)) {
+        const V turn = turns[flips >> q & 1];
+        out_re[p] = turn * __builtin_shuffle(re[q], index);
+        out_im[p] = turn * __builtin_shuffle(im[q], index);
+      });
+    } else {
+      partners(r.partner, [&](int p, int q) __attribute__((always_inline)) {
+        const V turn = turns[flips >> q & 1];
+        out_re[p] = turn * __builtin_shuffle(im[q], index);
+        out_im[p] = -(turn * __builtin_shuffle(re[q], index));
+      });
+    }
+  }
+
+  static void lane_sweep(const LaneCall<T>& call) {
+    const LaneSweep& sweep = *call.sweep;
+    const V* source = lines(call.source);
+    V* target = lines(call.target);
+    const V* given = lines(call.coefficient);
+    const V way = splat(call.inverse ? T(-1) : T(1));
+    for (int64_t block = call.begin; block < call.end; ++block) {
+      const uint32_t base = sweep.base[block];
+      V re[L], im[L], turn_re[L], turn_im[L];
+      UNROLL for (int e = 0; e < L; ++e) {
+        re[e] = source[base ^ sweep.offset[e]];
+        im[e] = call.real_source ? V{} : source[(base ^ sweep.offset[e]) + call.plane];
+      }
+      for (int j = 0; j < sweep.n_rotations; ++j) {
+        const V c = given[2 * j];
+        lane_turn(sweep.rotations[j], base, given[2 * j + 1] * way, re, im, turn_re, turn_im);
+        UNROLL for (int e = 0; e < L; ++e) {
+          re[e] = c * re[e] + turn_re[e];
+          im[e] = c * im[e] + turn_im[e];
+        }
+      }
+      UNROLL for (int e = 0; e < L; ++e) {
+        target[base ^ sweep.offset[e]] = re[e];
+        target[(base ^ sweep.offset[e]) + call.plane] = im[e];
+      }
+    }
+  }
+
+  static void lane_gradient(const LaneCall<T>& call) {
+    const LaneSweep& sweep = *call.sweep;
+    const V* psi = lines(call.psi);
+    V* lambda = lines(call.target);
+    const V* given = lines(call.coefficient);
+    const V* signs = lines(call.lane_signs);
+    V sums[kMaxLaneRotations];
+    for (V& sum : sums) sum = V{};
+    for (int64_t block = call.begin; block < call.end; ++block) {
+      const uint32_t base = sweep.base[block];
+      V re[L], im[L], x[L], y[L];
+      V turn_re[L], turn_im[L];
+      UNROLL for (int e = 0; e < L; ++e) {
+        const uint32_t line = base ^ sweep.offset[e];
+        re[e] = lambda[line];
+        im[e] = lambda[line + call.plane];
+        x[e] = psi[line];
+        y[e] = call.real_psi ? V{} : psi[line + call.plane];
+      }
+      for (int j = 0; j < sweep.n_rotations; ++j) {
+        lane_turn(sweep.rotations[j], base, signs[j], x, y, turn_re, turn_im);
+        UNROLL for (int e = 0; e < L; ++e)
+          sums[j] += re[e] * turn_re[e] + im[e] * turn_im[e];
+      }
+      if (!call.unapply) continue;
+      for (int j = 0; j < sweep.n_rotations; ++j) {
+        const V c = given[2 * j];
+        lane_turn(sweep.rotations[j], base, -given[2 * j + 1], re, im, turn_re, turn_im);
+        UNROLL for (int e = 0; e < L; ++e) {
+          re[e] = c * re[e] + turn_re[e];
+          im[e] = c * im[e] + turn_im[e];
+        }
+      }
+      UNROLL for (int e = 0; e < L; ++e) {
+        lambda[base ^ sweep.offset[e]] = re[e];
+        lambda[(base ^ sweep.offset[e]) + call.plane] = im[e];
+      }
+    }
+    for (int j = 0; j < sweep.n_rotations; ++j) lines(call.gradient)[j] += sums[j];
+  }
+
   template <bool PER_LINE>
   INLINE V measured(const MeasureCall<T>& call, uint32_t line, V re, V im) {
     const V c = table_at<PER_LINE>(call.table, line);
@@ -827,7 +945,6 @@ struct Kernels {
   // ---- rows and lines ---------------------------------------------------------------------------
 
   INLINE void transpose(V* r) {
-    typedef decltype(V{} > V{}) Index;
     UNROLL for (int h = W / 2; h > 0; h /= 2) {
       Index first, second;
       for (int i = 0; i < W; ++i) {
@@ -912,7 +1029,7 @@ struct Kernels {
 
   static constexpr KernelTable<T> table() {
     return {W,      sweep,           sweep_gradient, diagonal, diagonal_gradient, diagonal_totals,
-            observable, measure, rotate, rotate_gradient, sincos, walsh, load, store, dense};
+            observable, measure, lane_sweep, lane_gradient, rotate, rotate_gradient, sincos, walsh, load, store, dense};
   }
 };
 

@@ -139,6 +139,44 @@ struct ObservableCall {
   T* value;            // one line, added to (not weighted)
 };
 
+// Commuting rotations whose X masks reach into the lanes (sample layout), in one walk over cosets of
+// 2^2 lines; a partner lies in line `partner` of the coset and in lane ^ lane_mask.
+constexpr int kLaneBits = 2;
+constexpr int kMaxLaneRotations = 16;
+
+struct LaneRotation {
+  uint32_t partner, lane_mask;
+  uint32_t z;          // line part of the word's Z mask
+  uint32_t signs;      // bit e: parity of z and the offset of line e of the coset
+  int turns;           // P|x> = i^turns (-1)^(z.x) |x ^ mask>
+};
+
+struct LaneSweep {
+  int n_rotations;
+  int64_t n_blocks;
+  const uint32_t* base;      // [n_blocks]
+  uint32_t offset[1 << kLaneBits];
+  const LaneRotation* rotations;
+};
+
+template <class T>
+struct LaneCall {
+  const LaneSweep* sweep;
+  const T* source;
+  T* target;
+  bool real_source;
+  bool inverse;
+  const T* coefficient;  // [n_rotations][2] lines: cosine, and sine with the lane signs of the source
+  uint32_t plane;
+  int64_t begin, end;    // blocks
+  // gradient: lambda is source and target
+  const T* psi;
+  bool real_psi;
+  const T* lane_signs;   // [n_rotations] lines
+  T* gradient;           // [n_rotations] lines, added to
+  bool unapply;
+};
+
 // One Pauli rotation out of place, cos - i sin P.
 template <class T>
 struct RotationCall {
@@ -181,6 +219,8 @@ struct KernelTable {
   void (*diagonal_totals)(const DiagonalGradientCall<T>&);
   void (*observable)(const ObservableCall<T>&);
   void (*measure)(const MeasureCall<T>&);
+  void (*lane_sweep)(const LaneCall<T>&);
+  void (*lane_gradient)(const LaneCall<T>&);
   void (*rotate)(const RotationCall<T>&);
   void (*rotate_gradient)(const RotationCall<T>&);
   // sine and cosine of n angles, |angle| < 1e5 in double; scaled by factor

@@ -148,6 +148,57 @@ std::vector<SweepPlan> plan_sweeps(const std::vector<Rotation>& all, std::vector
   return plans;
 }
 
+// Sample layout: rotations with X masks in the lanes, as many to a walk as its cosets allow.
+std::vector<LanePlan> plan_lane_sweeps(const std::vector<Rotation>& all, std::vector<int> rotations,
+                                       int n_line_bits, int lane_bits) {
+  std::vector<LanePlan> plans;
+  const uint32_t lane_mask = (1u << lane_bits) - 1;
+  while (!rotations.empty()) {
+    LanePlan plan;
+    Span span;
+    std::vector<uint32_t> axes;
+    std::vector<int> left;
+    for (int index : rotations) {
+      const uint32_t line = all[index].x >> lane_bits;
+      const bool inside = span.reduce(line) == 0;
+      if (int(plan.rotations.size()) == kMaxLaneRotations ||
+          (!inside && int(axes.size()) == kLaneBits)) {
+        left.push_back(index);
+        continue;
+      }
+      if (!inside) {
+        span.add(line);
+        axes.push_back(line);
+      }
+      plan.rotations.push_back(index);
+    }
+    rotations = std::move(left);
+    // Full cosets keep the processor busy while one rotation waits for the one before it.
+    for (int bit = 0; bit < n_line_bits && int(axes.size()) < kLaneBits; ++bit)
+      if (span.add(1u << bit)) axes.push_back(1u << bit);
+    const uint32_t size = 1u << axes.size();
+    for (uint32_t e = 0; e < size; ++e)
+      for (size_t j = 0; j < axes.size(); ++j)
+        if (e >> j & 1) plan.sweep.offset[e] ^= axes[j];
+    const uint32_t pivots = span.pivots();
+    for (uint32_t line = 0; line < (1u << n_line_bits); ++line)
+      if (!(line & pivots)) plan.base.push_back(line);
+    for (int index : plan.rotations) {
+      const Rotation& r = all[index];
+      LaneRotation turn{0, r.x & lane_mask, r.z >> lane_bits, 0, r.turns};
+      for (uint32_t e = 0; e < size; ++e) {
+        if (plan.sweep.offset[e] == r.x >> lane_bits) turn.partner = e;
+        turn.signs |= uint32_t(parity(plan.sweep.offset[e] & turn.z)) << e;
+      }
+      plan.turns.push_back(turn);
+    }
+    plan.sweep.n_rotations = int(plan.rotations.size());
+    plan.sweep.n_blocks = int64_t(plan.base.size());
+    plans.push_back(std::move(plan));
+  }
+  return plans;
+}
+
 std::vector<Tree> plan_trees(const std::vector<Rotation>& all, const std::vector<int>& words,
                              int n_line_bits, int lane_bits) {
   std::vector<Tree> trees;
@@ -195,13 +246,13 @@ ScheduledStep plan_step(const std::vector<Rotation>& rotations, const Step& step
   for (int index : step.rotations)
     if (rotations[index].source != Source::constant) out.has_gradient = true;
   if (step.kind == StepKind::rotations) {
-    std::vector<int> shared, per_row;
+    std::vector<int> shared, per_row, across;
     out.keeps_real = true;
     for (int index : step.rotations) {
       const Rotation& r = rotations[index];
       if (mixes_planes(r)) out.keeps_real = false;
       if (r.x & lane_mask) {
-        out.singles.push_back(index);
+        across.push_back(index);
       } else {
         (layout.varies(r) ? per_row : shared).push_back(index);
       }
@@ -210,6 +261,7 @@ ScheduledStep plan_step(const std::vector<Rotation>& rotations, const Step& step
                              layout.max_pass_bits);
     out.row_sweeps = plan_sweeps(rotations, per_row, n_line_bits, layout.lane_bits,
                                  layout.max_pass_bits);
+    out.lane_sweeps = plan_lane_sweeps(rotations, across, n_line_bits, layout.lane_bits);
   } else if (step.kind == StepKind::diagonal) {
     for (int index : step.rotations)
       (layout.varies(rotations[index]) ? out.singles : out.table_words).push_back(index);
@@ -283,6 +335,10 @@ const Schedule& Program::schedule(const Layout& layout) const {
   for (ScheduledStep& step : schedule->steps) {
     for (SweepPlan& plan : step.sweeps) point_into(plan);
     for (SweepPlan& plan : step.row_sweeps) point_into(plan);
+    for (LanePlan& plan : step.lane_sweeps) {
+      plan.sweep.base = plan.base.data();
+      plan.sweep.rotations = plan.turns.data();
+    }
   }
   slot = std::move(schedule);
   return *slot;

@@ -59,6 +59,13 @@ struct SweepPlan {
   std::vector<int8_t> negative;
 };
 
+struct LanePlan {
+  LaneSweep sweep{};
+  std::vector<int> rotations;
+  std::vector<uint32_t> base;
+  std::vector<LaneRotation> turns;
+};
+
 // Inner products of Z words taken in one walk: word -> axis, or n_line_bits for the plain sum.
 struct Tree {
   std::vector<uint32_t> axis;
@@ -70,7 +77,8 @@ struct ScheduledStep {
   int item = 0;
   std::vector<SweepPlan> sweeps;      // one angle for the whole batch
   std::vector<SweepPlan> row_sweeps;  // an angle per row
-  std::vector<int> singles;           // one at a time: they cross lanes, or turn per row about Z
+  std::vector<LanePlan> lane_sweeps;  // sample layout: rotations that cross lanes
+  std::vector<int> singles;           // one at a time: Z words with an angle per row
   std::vector<int> table_words;       // diagonal: rotations in the shared table
   std::vector<Tree> trees;
   bool keeps_real = false;

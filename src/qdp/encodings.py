@@ -9,6 +9,7 @@ Features are (rows, k), states (rows, 2**n) complex, qubit 0 the most significan
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass, fields
 from typing import ClassVar, Literal
 
@@ -56,11 +57,13 @@ class Encoding(ABC):
         *,
         precision: Literal["double", "single"] = "double",
         out: Array | None = None,
+        fill: Callable[[Array, Array], None] | None = None,
     ) -> Array:
         """Return the states of ``features``, (rows, 2**n_qubits) complex128 or complex64.
 
         ``out``, C-contiguous, of that shape and complex, is written in place and returned; its
-        dtype then stands for ``precision``. Temporaries stay below a MiB.
+        dtype then stands for ``precision``. Temporaries stay below a MiB. ``fill(features, out)``
+        is a backend's own loop over checked features, in place of the NumPy one.
 
         Raises:
             TypeError: see ``validate``; ``out`` is not complex.
@@ -76,7 +79,10 @@ class Encoding(ABC):
             out = np.empty(shape, np.complex128 if precision == "double" else np.complex64)
         else:
             _check_out(out, shape, checked)
-        self._fill(checked, n_qubits, out)
+        if fill is None:
+            self._fill(checked, n_qubits, out)
+        else:
+            fill(checked, out)
         return out
 
     @property

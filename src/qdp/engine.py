@@ -452,8 +452,7 @@ def encode(
     chosen = encodings.from_name(encoding)
     if bit_order not in ("big", "little"):
         raise ValueError(f"bit_order: expected 'big' or 'little', got {bit_order!r}")
-    if backend not in ("auto", "reference"):
-        _backend(backend)
+    engine = _backend(backend)
     features, has_rows = _feature_rows(rows, chosen)
     if n_qubits is None:
         n_qubits = chosen.fewest_qubits(features)
@@ -474,7 +473,10 @@ def encode(
         given = "single" if target.dtype == np.complex64 else "double"
         if precision not in (None, given):
             raise ValueError(f"precision: expected {given!r}, that of out, got {precision!r}")
-    states = chosen.encode(features, n_qubits, precision=precision or "double", out=target)
+    fill = engine.amplitude_fill(chosen.normalize) if isinstance(chosen, Amplitude) else None
+    states = chosen.encode(
+        features, n_qubits, precision=precision or "double", out=target, fill=fill
+    )
     if bit_order == "little":
         encodings.to_little_endian(states)
     if out is not None:

@@ -30,6 +30,7 @@ _LINE_BYTES = {"avx512": 64, "avx2": 32, "sse4": 16, "base": 16}
 _NARROW_LINE_BYTES = {"avx512": 32}
 _TILE_BYTES = 512 * 2**10
 _CHECKPOINT_BYTES = 48 * 2**20
+_SHIFT_TABLE_BYTES = 128 * 2**20
 _SAMPLE_QUBITS = 15
 _SAMPLE_QUBITS_FEW_ROWS = 9
 _MOST_STEPS_SHOWN = 12
@@ -324,31 +325,31 @@ class _Run:
         return any(rotation.angle.kind != "constant" for rotation in self.rotations(step))
 
     @cached_property
-    def checkpoints(self) -> tuple[int, bool]:
-        """How many states a backward walk keeps on the way, and if it computes them anew instead.
+    def checkpoints(self) -> frozenset[int]:
+        """Numbers of the states on the way that gradients start from.
 
-        It wants the state behind a step of rotations and before a diagonal.
+        A backward walk and shifted evaluations want the state behind a step of rotations and the
+        one before a diagonal.
         """
-        wanted = {
+        return frozenset(
             number + (step.kind != "diagonal")
             for number, step in enumerate(self.program.steps)
             if self.has_gradient(step)
-        }
-        if len(wanted) * self.layout.tile_bytes > _CHECKPOINT_BYTES:
-            return 0, True
-        return len(wanted - {len(self.program.steps)}), False
+        )
+
+    def recomputes(self, method: Method) -> bool:
+        """Whether states on the way are computed anew, since keeping them takes too much."""
+        kept = self.checkpoints
+        if method != "adjoint":
+            kept = kept | {len(self.program.steps)}
+        return len(kept) * self.layout.tile_bytes > _CHECKPOINT_BYTES
 
     def states_at_work(self, method: Method) -> int:
-        """States of a tile that a thread holds at once."""
+        """States of a tile that a thread holds at most: psi, a spare one, kept ones, lambda."""
         if method in ("expectation", "state"):
-            return 1
-        if method == "adjoint":
-            kept, recomputes = self.checkpoints
-            return 1 + kept + recomputes + 1
-        n_steps = len(self.program.steps)
-        if (n_steps + 1) * self.layout.tile_bytes > _CHECKPOINT_BYTES:
             return 2
-        return 1 + n_steps + 1
+        kept = len(self.checkpoints - {len(self.program.steps)})
+        return 3 + (method == "adjoint" if self.recomputes(method) else kept)
 
     # Memory
 
@@ -390,13 +391,19 @@ class _Run:
         return each * self.amplitudes + dense
 
     def evaluation_bytes(self, method: Method) -> int:
-        """Shifted values and their weighted sums, outside the engine."""
+        """Tables of phases with shifts in them, shifted values and their weighted sums."""
         if method not in self.n_evaluations:
             return 0
-        values = self.item * self.rows * self.n_evaluations[method]
+        n = self.n_evaluations[method]
+        tables = n * 2 * self.amplitudes * self.item
+        values = self.item * self.rows * n
         if values > _EVALUATION_BYTES:
             values = min(values, max(_EVALUATION_BYTES, (available_memory() or 0) // 4))
-        return values + 8 * self.rows * self.circuit.n_parameters
+        return (
+            (tables if tables <= _SHIFT_TABLE_BYTES else 0)
+            + values
+            + 8 * self.rows * self.circuit.n_parameters
+        )
 
     # Arithmetic
 
@@ -408,10 +415,7 @@ class _Run:
         return real
 
     def keeps_real(self, step: Step) -> bool:
-        return step.kind == "rotations" and all(
-            _is_real_matrix(rotation) and not self.walks_alone(rotation)
-            for rotation in self.rotations(step)
-        )
+        return step.kind == "rotations" and all(map(_is_real_matrix, self.rotations(step)))
 
     def step_flops(self, step: Step, real: bool = False) -> int:
         """Operations that a step costs one row, applied or undone."""
@@ -419,7 +423,7 @@ class _Run:
         if step.kind == "rotations":
             planes = 1 if real and self.keeps_real(step) else 2
             return sum(
-                (3 if self.walks_alone(rotation) or self.varies(rotation) else 2) * planes * size
+                (3 if self.crosses_lanes(rotation) or self.varies(rotation) else 2) * planes * size
                 for rotation in self.rotations(step)
             )
         if step.kind == "diagonal":
@@ -431,7 +435,7 @@ class _Run:
             return 8 * size << len(dense.bits) >> dense.control_mask.bit_count()
         return 6 * size if step.kind == "table" else 0
 
-    def walks_alone(self, rotation: PauliRotation) -> bool:
+    def crosses_lanes(self, rotation: PauliRotation) -> bool:
         """Whether a rotation pairs amplitudes within one register."""
         return self.layout.name == "sample" and bool(rotation.x & (self.layout.lanes - 1))
 
@@ -456,7 +460,7 @@ class _Run:
         """Operations a row for values and all gradients."""
         real = self.is_real()
         size = self.amplitudes
-        _, recomputes = self.checkpoints
+        recomputes = self.recomputes("adjoint")
         total = self.forward_flops()
         first = next(
             (i for i, step in enumerate(self.program.steps) if self.has_gradient(step)), None
@@ -612,8 +616,7 @@ class _Run:
         else:
             lines = [f"memory        values {self.memory('expectation')}"]
         if self.circuit.n_parameters and len(self.observables) == 1:
-            _, recomputes = self.checkpoints
-            how = "computed anew" if recomputes else "kept from the way there"
+            how = "computed anew" if self.recomputes("adjoint") else "kept from the way there"
             lines += [
                 f"              adjoint {self.memory('adjoint')}",
                 f"              states on the way back are {how}",

@@ -9,7 +9,7 @@ O = observables, 2**n = amplitudes.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -76,6 +76,10 @@ class Backend(ABC):
     """Runs circuits over batches. Rows are independent: row i is what row i alone would give."""
 
     name: str
+
+    def amplitude_fill(self, normalize: bool) -> Callable[[Array, Array], None] | None:
+        """Return this backend's loop from checked features to states, or None for NumPy's."""
+        return None
 
     @abstractmethod
     def state(self, circuit: Circuit, batch: Batch) -> Array:

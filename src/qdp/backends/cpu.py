@@ -6,7 +6,7 @@ Nothing is computed here. Programs are compiled once per circuit structure and k
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -89,6 +89,15 @@ class CpuBackend(Backend):
             layout=self._layout,
             **outputs,
         )
+
+    def amplitude_fill(self, normalize: bool) -> Callable[[Array, Array], None]:
+        """Return the compiled loop from checked features to states."""
+
+        def fill(features: Array, out: Array) -> None:
+            n_qubits = out.shape[1].bit_length() - 1
+            _core.encode_amplitude(np.ascontiguousarray(features), n_qubits, normalize, out)
+
+        return fill
 
     def state(self, circuit: Circuit, batch: Batch) -> Array:
         """Return the final states, (rows, 2**n) in the batch's complex dtype."""
