@@ -18,14 +18,12 @@ from pathlib import Path
 from typing import Any
 
 _ROOT = Path(__file__).resolve().parent.parent
-if __package__ in (None, ""):
-    # Run as a file, Python looks for modules beside it, where `datasets` would hide the package
-    # of that name; the repository root is what is wanted.
-    sys.path[:] = [
-        entry for entry in sys.path if Path(entry or ".").resolve() != _ROOT / "benchmark"
-    ]
-    if str(_ROOT) not in sys.path:
-        sys.path.insert(0, str(_ROOT))
+if __name__ == "__main__":
+    # Python looks for modules beside the file that it runs, where `datasets` would hide the
+    # package of that name.
+    sys.path[:] = [path for path in sys.path if Path(path or ".").resolve() != _ROOT / "benchmark"]
+if str(_ROOT) not in sys.path and not __package__:
+    sys.path.insert(0, str(_ROOT))
 
 from benchmark.core import environment, plots, records, report, runner  # noqa: E402
 from benchmark.core.cases import (  # noqa: E402
@@ -54,6 +52,7 @@ __all__ = [
     "main",
 ]
 
+BACKENDS = ("auto", "cpu", "reference")
 EXIT_OK, EXIT_WRONG, EXIT_USAGE, EXIT_SLOW = 0, 1, 2, 3
 
 
@@ -131,7 +130,7 @@ def build_parser() -> argparse.ArgumentParser:
         help="QDP's gradient rule (default parameter-shift)",
     )
     add("--observable", choices=OBSERVABLES, default="z0", help="what is measured (default z0)")
-    add("--backend", default="auto", help="QDP's backend: auto, cpu, reference (default auto)")
+    add("--backend", choices=BACKENDS, default="auto", help="QDP's backend (default auto)")
     add("--precision", choices=PRECISIONS, default="double", help="default double")
     add(
         "--threads",
@@ -219,6 +218,14 @@ def _describe_run(
     }
 
 
+def _gpu_line(index: int) -> str:
+    """Return what to say about the GPU that was asked for."""
+    problem = gpu_problem(index)
+    if problem is not None:
+        return f"none ({problem}); running on CPU"
+    return f"{index} is there for GradientBenchmark(use_gpu=True); the legs here run on CPU"
+
+
 def _verify(case: GradientCase, dataset: Dataset, seed: int) -> bool:
     """Print the checks before timing; return whether all passed."""
     print("\nVerifying QDP against PennyLane default.qubit (parameter-shift)...\n")
@@ -286,28 +293,32 @@ def _save(directory: Path, run: dict[str, Any], legs: list[records.Leg]) -> None
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the benchmark with command-line arguments; return the exit status."""
-    parser = build_parser()
-    arguments = parser.parse_args(argv)
-    threads = arguments.threads or environment.usable_cpus()
-    sample_counts = sorted(set(arguments.n_samples))
-    arguments.n_samples = sample_counts
+    arguments = build_parser().parse_args(argv)
+    arguments.n_samples = sorted(set(arguments.n_samples))
+    from qdp.errors import BackendUnavailable
+
     try:
-        contenders = resolve(arguments.contenders)
-        dataset = load(
-            arguments.dataset,
-            max(sample_counts),
-            arguments.n_qubits,
-            data_dir=arguments.data_dir,
-            reduce=arguments.reduce,
-            seed=arguments.seed,
-        )
-        if arguments.min_speedup is not None and ROADMAP_RIVAL not in contenders:
-            raise ValueError(
-                f"--min-speedup is against PennyLane's path; add {ROADMAP_RIVAL} to --contenders"
-            )
-    except ValueError as error:
+        return _run(arguments)
+    except (ValueError, MemoryError, BackendUnavailable) as error:
+        # Arguments, data or backend that QDP or a data set refuses, in their own words.
         print(f"error: {error}", file=sys.stderr)
         return EXIT_USAGE
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    contenders = resolve(arguments.contenders)
+    if arguments.min_speedup is not None and ROADMAP_RIVAL not in contenders:
+        raise ValueError(
+            f"--min-speedup is against PennyLane's path; add {ROADMAP_RIVAL} to --contenders"
+        )
+    dataset = load(
+        arguments.dataset,
+        max(arguments.n_samples),
+        arguments.n_qubits,
+        data_dir=arguments.data_dir,
+        reduce=arguments.reduce,
+        seed=arguments.seed,
+    )
     benchmark = GradientBenchmark(
         arguments.n_qubits,
         arguments.n_layers,
@@ -326,11 +337,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         method=arguments.method,
         precision=arguments.precision,
         backend=arguments.backend,
-        threads=threads,
+        threads=arguments.threads or environment.usable_cpus(),
     )
     run = _describe_run(arguments, case, dataset, contenders)
-    problem = gpu_problem(arguments.gpu)
-    print(report.header(run, f"none ({problem}); running on CPU"))
+    print(report.header(run, _gpu_line(arguments.gpu)))
 
     if arguments.verify and not _verify(case, dataset, arguments.seed):
         print("\nerror: QDP and PennyLane disagree; nothing was timed", file=sys.stderr)
@@ -341,7 +351,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     agree = True
     progress = _Progress(arguments.progress)
     try:
-        for n_samples in sample_counts:
+        for n_samples in arguments.n_samples:
             print(f"\nTesting with n_samples={n_samples}...\n", flush=True)
             rows = dataset.features[:n_samples]
             sizes[n_samples] = runner.run_size(case, rows, contenders, settings, progress)
@@ -351,11 +361,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     finally:
         progress.close()
 
-    print()
-    print(report.summary(run, sizes))
-    print()
-    print(report.analysis(run, sizes))
-    print()
+    print(f"\n{report.summary(run, sizes)}\n\n{report.analysis(run, sizes)}\n")
     if not arguments.no_save:
         _save(arguments.output_dir, run, [leg for legs in sizes.values() for leg in legs])
     return _exit_status(arguments, sizes, agree)

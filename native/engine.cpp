@@ -15,76 +15,12 @@
 #include <new>
 #include <stdexcept>
 
+#include "isa.hpp"
 #include "pool.hpp"
 
 namespace qdp {
 
-#define QDP_DECLARE(ISA)                                          \
-  namespace ISA {                                                 \
-  extern const InstructionSet<double> instruction_set_double;     \
-  extern const InstructionSet<float> instruction_set_float;       \
-  }
-#ifdef QDP_X86
-QDP_DECLARE(v2)
-QDP_DECLARE(avx2)
-QDP_DECLARE(avx512)
-#else
-QDP_DECLARE(base)
-#endif
-
 namespace {
-
-struct IsaEntry {
-  const char* name;
-  const InstructionSet<double>* doubles;
-  const InstructionSet<float>* floats;
-  int max_pass_bits;  // 2^K lines and their operands must fit in the registers
-  bool present;
-};
-
-const std::vector<IsaEntry>& isa_entries() {
-#ifdef QDP_X86
-  static const std::vector<IsaEntry> entries = {
-      {"avx512", &avx512::instruction_set_double, &avx512::instruction_set_float, 4,
-       bool(__builtin_cpu_supports("x86-64-v4"))},
-      {"avx2", &avx2::instruction_set_double, &avx2::instruction_set_float, 3,
-       bool(__builtin_cpu_supports("x86-64-v3"))},
-      {"sse4", &v2::instruction_set_double, &v2::instruction_set_float, 3, true}};
-#else
-  static const std::vector<IsaEntry> entries = {
-      {"base", &base::instruction_set_double, &base::instruction_set_float, 4, true}};
-#endif
-  return entries;
-}
-
-const IsaEntry* chosen_isa = nullptr;
-
-const IsaEntry& isa() {
-  if (!chosen_isa) {
-    if (const char* name = std::getenv("QDP_ISA")) {
-      set_instruction_set(name);
-    } else {
-      for (const IsaEntry& entry : isa_entries()) {
-        if (entry.present) {
-          chosen_isa = &entry;
-          break;
-        }
-      }
-    }
-  }
-  return *chosen_isa;
-}
-
-template <class T>
-const InstructionSet<T>& kernels_of(const IsaEntry& entry);
-template <>
-const InstructionSet<double>& kernels_of(const IsaEntry& entry) {
-  return *entry.doubles;
-}
-template <>
-const InstructionSet<float>& kernels_of(const IsaEntry& entry) {
-  return *entry.floats;
-}
 
 template <class T>
 class Aligned {
@@ -136,7 +72,8 @@ struct Coefficients {
   std::vector<double> angle;               // [R] with the frame's sign, before reduction
   std::vector<Aligned<T>> sweep_lines;     // per sweep in order of the schedule
   std::vector<bool> sweep_rows_form;
-  std::vector<std::vector<Aligned<T>>> lane_lines;  // [step][lane sweep]: cosines and sines
+  std::vector<std::vector<Aligned<T>>> lane_lines;  // [step][lane sweep]: see LaneCall
+  std::vector<std::vector<bool>> lane_tangent;
   std::vector<Aligned<T>> tables;          // per step, cosines then sines
   std::vector<double> fold, cosines;       // per step
   std::vector<double> scale;               // a after each step
@@ -223,7 +160,7 @@ class Runner {
 
   void choose_layout() {
     const IsaEntry& entry = isa();
-    const InstructionSet<T>& set = kernels_of<T>(entry);
+    const InstructionSet<T>& set = entry.kernels<T>();
     layout_.max_pass_bits = entry.max_pass_bits;
     layout_.parameters_per_row = request_.parameters_per_row;
     layout_.inputs_per_row = program_.n_inputs > 0;
@@ -413,8 +350,8 @@ class Runner {
     out.sweep_rows_form.clear();
     out.lane_lines.clear();
     out.lane_lines.resize(n_steps_);
+    out.lane_tangent.assign(n_steps_, {});
     double scale = 1;
-    std::vector<double> tangents;
     for (int i = 0; i < n_steps_; ++i) {
       const ScheduledStep& step = schedule_->steps[i];
       const auto signed_angle = [&](int index) {
@@ -452,49 +389,44 @@ class Runner {
         uint32_t flip_x = 0, flip_z = 0;
         for (const SweepPlan& plan : step.sweeps) {
           for (int index : plan.rotations) signed_angle(index);
-          bool rows_form = false;
-          tangents.clear();
-          double product = 1;
-          for (int index : plan.rotations) {
-            const Rotation& r = rotations[index];
-            double half = std::remainder(out.angle[index] / 2, 4 * kQuarterTurn);  // mod pi
-            bool flip = std::abs(half) > kQuarterTurn;
-            if (!may_flip_) {
-              // Keep the true half angle: the sign of its cosine matters for states.
-              half = out.angle[index] / 2;
-              rows_form |= flip || std::cos(half) < 0.7;
-            } else if (flip) {
-              half -= half > 0 ? 2 * kQuarterTurn : -2 * kQuarterTurn;
-              flip_x ^= r.x;
-              flip_z ^= r.z;
-            }
-            tangents.push_back(half);
-          }
-          Aligned<T> lines;
-          lines.resize(plan.rotations.size() * (rows_form ? 2 : 1) * lanes_);
+          const Halves halves = reduce(plan.rotations, out.angle, flip_x, flip_z);
+          const bool rows_form = !halves.tangent;
+          Aligned<T> lines(plan.rotations.size() * (rows_form ? 2 : 1) * lanes_);
           for (size_t j = 0; j < plan.rotations.size(); ++j) {
             const Rotation& r = rotations[plan.rotations[j]];
-            const double sign = word_sign(r);
-            if (!rows_form) product *= std::cos(tangents[j]);
+            const double half = halves.half[j];
             for (int lane = 0; lane < lanes_; ++lane) {
-              const double turn = sign * lane_sign(r.z, lane);
+              const double turn = word_sign(r) * lane_sign(r.z, lane);
               if (rows_form) {
-                lines[(2 * j) * lanes_ + lane] = T(std::cos(tangents[j]));
-                lines[(2 * j + 1) * lanes_ + lane] = T(turn * std::sin(tangents[j]));
+                lines[(2 * j) * lanes_ + lane] = T(std::cos(half));
+                lines[(2 * j + 1) * lanes_ + lane] = T(turn * std::sin(half));
               } else {
-                lines[j * lanes_ + lane] = T(turn * std::tan(tangents[j]));
+                lines[j * lanes_ + lane] = T(turn * std::tan(half));
               }
             }
           }
-          out.cosines[i] *= product;
-          scale *= product;
+          out.cosines[i] *= halves.product;
           out.sweep_lines.push_back(std::move(lines));
           out.sweep_rows_form.push_back(rows_form);
         }
         for (const LanePlan& plan : step.lane_sweeps) {
           for (int index : plan.rotations) signed_angle(index);
-          out.lane_lines[i].push_back(lane_coefficients(plan, out.angle));
+          const Halves halves = reduce(plan.rotations, out.angle, flip_x, flip_z);
+          Aligned<T> lines(2 * plan.rotations.size() * lanes_);
+          for (size_t j = 0; j < plan.rotations.size(); ++j) {
+            const Rotation& r = rotations[plan.rotations[j]];
+            const double half = halves.half[j];
+            const double turn = halves.tangent ? std::tan(half) : std::sin(half);
+            for (int lane = 0; lane < lanes_; ++lane) {
+              lines[2 * j * lanes_ + lane] = T(std::cos(half));
+              lines[(2 * j + 1) * lanes_ + lane] = T(turn) * partner_sign(r, lane);
+            }
+          }
+          out.cosines[i] *= halves.product;
+          out.lane_lines[i].push_back(std::move(lines));
+          out.lane_tangent[i].push_back(halves.tangent);
         }
+        scale *= out.cosines[i];
         // The flips of this step commute with its rotations; they act on what follows.
         out.frame_x ^= flip_x;
         out.frame_z ^= flip_z;
@@ -508,18 +440,34 @@ class Runner {
     return lane_sign(r.z, lane ^ int(r.x & lane_mask_));
   }
 
-  // Cosine and signed sine lines of a lane sweep, for angles by rotation.
-  Aligned<T> lane_coefficients(const LanePlan& plan, const std::vector<double>& angle) const {
-    Aligned<T> lines(2 * plan.rotations.size() * lanes_);
-    for (size_t j = 0; j < plan.rotations.size(); ++j) {
-      const int index = plan.rotations[j];
-      const T c = T(std::cos(angle[index] / 2)), s = T(std::sin(angle[index] / 2));
-      for (int lane = 0; lane < lanes_; ++lane) {
-        lines[2 * j * lanes_ + lane] = c;
-        lines[(2 * j + 1) * lanes_ + lane] = s * partner_sign((*rotations_)[index], lane);
+  // Half angles as the kernels take them. In tangent form each is within a quarter turn of zero;
+  // what was cut off is a Pauli, added to the flips.
+  struct Halves {
+    std::vector<double> half;
+    bool tangent = true;
+    double product = 1;  // of the cosines that tangent form leaves out
+  };
+
+  Halves reduce(const std::vector<int>& members, const std::vector<double>& angle, uint32_t& flip_x,
+                uint32_t& flip_z) const {
+    Halves out;
+    for (int index : members) {
+      double half = angle[index] / 2;
+      if (may_flip_) {
+        half = std::remainder(half, 4 * kQuarterTurn);  // mod pi: the sign of a state is free
+        if (std::abs(half) > kQuarterTurn) {
+          half -= half > 0 ? 2 * kQuarterTurn : -2 * kQuarterTurn;
+          flip_x ^= (*rotations_)[index].x;
+          flip_z ^= (*rotations_)[index].z;
+        }
+      } else if (std::cos(half) < 0.7) {  // the state itself is wanted: no flips, no signs
+        out.tangent = false;
       }
+      out.half.push_back(half);
     }
-    return lines;
+    if (out.tangent)
+      for (double half : out.half) out.product *= std::cos(half);
+    return out;
   }
 
   void fill_table(Aligned<T>& table, const ScheduledStep& step, const Coefficients<T>& out) {
@@ -680,6 +628,7 @@ class Runner {
     LaneCall<T> call{};
     call.sweep = &schedule_->steps[step].lane_sweeps[number].sweep;
     call.coefficient = unit.coefficients->lane_lines[step][number].get();
+    call.tangent = unit.coefficients->lane_tangent[step][number];
     call.plane = uint32_t(n_lines_);
     return call;
   }
@@ -1753,88 +1702,5 @@ void run(const Program& program, const Request<T>& request) {
 }
 template void run(const Program&, const Request<float>&);
 template void run(const Program&, const Request<double>&);
-
-namespace {
-
-template <class T, class S>
-void encode_row(const S* in, bool complex_, int64_t columns, int64_t size, bool normalize, T* out) {
-  const int64_t n = complex_ ? 2 * columns : columns;
-  double factor = 1, before = 1;
-  if (normalize) {
-    double sum = 0;
-    for (int64_t k = 0; k < n; ++k) sum += double(in[k]) * double(in[k]);
-    if (!(sum > 1e-280 && sum < 1e280)) {  // squares out of range: scale by a power of two first
-      double largest = 0;
-      for (int64_t k = 0; k < n; ++k) largest = std::max(largest, std::abs(double(in[k])));
-      int exponent;
-      std::frexp(largest, &exponent);
-      before = std::ldexp(1.0, -std::clamp(exponent, -1000, 1000));
-      sum = 0;
-      for (int64_t k = 0; k < n; ++k) {
-        const double x = double(in[k]) * before;
-        sum += x * x;
-      }
-    }
-    factor = 1 / std::sqrt(sum);
-  }
-  if (complex_) {
-    for (int64_t k = 0; k < n; ++k) out[k] = T(double(in[k]) * before * factor);
-  } else {
-    for (int64_t k = 0; k < n; ++k) {
-      out[2 * k] = T(double(in[k]) * before * factor);
-      out[2 * k + 1] = 0;
-    }
-  }
-  std::memset(out + 2 * columns, 0, size_t(2 * (size - columns)) * sizeof(T));
-}
-
-}  // namespace
-
-template <class T>
-void encode_amplitude(const void* features, Element element, int64_t rows, int64_t columns,
-                      int n_qubits, bool normalize, T* states) {
-  const int64_t size = int64_t(1) << n_qubits;
-  const bool complex_ = element == Element::complex64 || element == Element::complex128;
-  const bool wide = element == Element::float64 || element == Element::complex128;
-  const int64_t numbers = columns * (complex_ ? 2 : 1);
-  const int64_t chunk = std::max<int64_t>(1, (int64_t(1) << 16) / size);
-  run_parts(int((rows + chunk - 1) / chunk), [&](int part, int) {
-    for (int64_t row = part * chunk; row < std::min(rows, (part + 1) * chunk); ++row) {
-      T* out = states + row * 2 * size;
-      if (wide) {
-        encode_row(static_cast<const double*>(features) + row * numbers, complex_, columns, size,
-                   normalize, out);
-      } else {
-        encode_row(static_cast<const float*>(features) + row * numbers, complex_, columns, size,
-                   normalize, out);
-      }
-    }
-  });
-}
-template void encode_amplitude(const void*, Element, int64_t, int64_t, int, bool, float*);
-template void encode_amplitude(const void*, Element, int64_t, int64_t, int, bool, double*);
-
-std::vector<std::string> instruction_sets() {
-  std::vector<std::string> names;
-  for (const IsaEntry& entry : isa_entries())
-    if (entry.present) names.emplace_back(entry.name);
-  return names;
-}
-
-std::string instruction_set() { return isa().name; }
-
-void set_instruction_set(const std::string& name) {
-  std::string known;
-  for (const IsaEntry& entry : isa_entries()) {
-    if (!entry.present) continue;
-    if (name == entry.name) {
-      chosen_isa = &entry;
-      return;
-    }
-    known += known.empty() ? entry.name : std::string(", ") + entry.name;
-  }
-  throw std::invalid_argument("expected an instruction set this processor has (" + known +
-                              "), got '" + name + "'");
-}
 
 }  // namespace qdp

@@ -3,7 +3,6 @@
 // outputs that are not wanted are null. rows = N, observables = O, parameters = P, inputs = F.
 #pragma once
 #include <cstdint>
-#include <string>
 #include <utility>
 #include <vector>
 
@@ -50,10 +49,5 @@ void run(const Program& program, const Request<T>& request);
 template <class T>
 void encode_amplitude(const void* features, Element element, int64_t rows, int64_t columns,
                       int n_qubits, bool normalize, T* states);
-
-// Instruction sets compiled in and present on this processor, widest first; the one in use.
-std::vector<std::string> instruction_sets();
-std::string instruction_set();
-void set_instruction_set(const std::string& name);
 
 }  // namespace qdp

@@ -751,6 +751,20 @@ struct Kernels {
     }
   }
 
+  INLINE void lane_add(bool tangent, V c, const V* turn_re, const V* turn_im, V* re, V* im) {
+    if (tangent) {
+      UNROLL for (int e = 0; e < L; ++e) {
+        re[e] += turn_re[e];
+        im[e] += turn_im[e];
+      }
+    } else {
+      UNROLL for (int e = 0; e < L; ++e) {
+        re[e] = c * re[e] + turn_re[e];
+        im[e] = c * im[e] + turn_im[e];
+      }
+    }
+  }
+
   static void lane_sweep(const LaneCall<T>& call) {
     const LaneSweep& sweep = *call.sweep;
     const V* source = lines(call.source);
@@ -765,12 +779,8 @@ struct Kernels {
         im[e] = call.real_source ? V{} : source[(base ^ sweep.offset[e]) + call.plane];
       }
       for (int j = 0; j < sweep.n_rotations; ++j) {
-        const V c = given[2 * j];
         lane_turn(sweep.rotations[j], base, given[2 * j + 1] * way, re, im, turn_re, turn_im);
-        UNROLL for (int e = 0; e < L; ++e) {
-          re[e] = c * re[e] + turn_re[e];
-          im[e] = c * im[e] + turn_im[e];
-        }
+        lane_add(call.tangent, given[2 * j], turn_re, turn_im, re, im);
       }
       UNROLL for (int e = 0; e < L; ++e) {
         target[base ^ sweep.offset[e]] = re[e];
@@ -805,12 +815,8 @@ struct Kernels {
       }
       if (!call.unapply) continue;
       for (int j = 0; j < sweep.n_rotations; ++j) {
-        const V c = given[2 * j];
         lane_turn(sweep.rotations[j], base, -given[2 * j + 1], re, im, turn_re, turn_im);
-        UNROLL for (int e = 0; e < L; ++e) {
-          re[e] = c * re[e] + turn_re[e];
-          im[e] = c * im[e] + turn_im[e];
-        }
+        lane_add(call.tangent, given[2 * j], turn_re, turn_im, re, im);
       }
       UNROLL for (int e = 0; e < L; ++e) {
         lambda[base ^ sweep.offset[e]] = re[e];
@@ -1027,9 +1033,22 @@ struct Kernels {
     }
   }
 
+  static double multiply_add(int64_t rounds) {
+    V chains[kMultiplyAddChains];
+    for (int i = 0; i < kMultiplyAddChains; ++i) chains[i] = splat(T(i));
+    const V factor = splat(T(0.999)), term = splat(T(0.001));
+    for (int64_t round = 0; round < rounds; ++round) {
+      UNROLL for (int i = 0; i < kMultiplyAddChains; ++i) chains[i] = chains[i] * factor + term;
+    }
+    double sum = 0;
+    for (int i = 0; i < kMultiplyAddChains; ++i) sum += double(chains[i][0]);
+    return sum;
+  }
+
   static constexpr KernelTable<T> table() {
     return {W,      sweep,           sweep_gradient, diagonal, diagonal_gradient, diagonal_totals,
-            observable, measure, lane_sweep, lane_gradient, rotate, rotate_gradient, sincos, walsh, load, store, dense};
+            observable, measure, lane_sweep, lane_gradient, rotate, rotate_gradient, sincos, walsh, load, store, dense,
+            multiply_add};
   }
 };
 

@@ -14,6 +14,7 @@
 #include <type_traits>
 
 #include "engine.hpp"
+#include "isa.hpp"
 #include "pool.hpp"
 
 namespace nb = nanobind;
@@ -246,8 +247,9 @@ NB_MODULE(_core, m) {
   m.def("encode_amplitude", &encode_amplitude, "features"_a, "n_qubits"_a, "normalize"_a,
         "states"_a);
   m.def("instruction_sets", &qdp::instruction_sets);
-  m.def("instruction_set", &qdp::instruction_set);
+  m.def("instruction_set", [] { return std::string(qdp::isa().name); });
   m.def("set_instruction_set", &qdp::set_instruction_set, "name"_a);
+  m.def("fma_rate", &qdp::fma_rate, "seconds"_a, nb::call_guard<nb::gil_scoped_release>());
   m.def("thread_count", &qdp::thread_count);
   m.def("set_thread_count", [](int n) {
     require(n >= 1, "expected at least one thread");

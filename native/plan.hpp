@@ -166,7 +166,10 @@ struct LaneCall {
   T* target;
   bool real_source;
   bool inverse;
-  const T* coefficient;  // [n_rotations][2] lines: cosine, and sine with the lane signs of the source
+  // [n_rotations][2] lines: cosine, and sine with the lane signs of the source; in tangent form the
+  // cosine is left out and the tangent stands for the sine
+  const T* coefficient;
+  bool tangent;
   uint32_t plane;
   int64_t begin, end;    // blocks
   // gradient: lambda is source and target
@@ -209,6 +212,8 @@ struct DenseCall {
   T* scratch;              // 2 * size lines
 };
 
+constexpr int kMultiplyAddChains = 12;
+
 template <class T>
 struct KernelTable {
   int lanes;
@@ -232,6 +237,8 @@ struct KernelTable {
   void (*store)(const T* source, int64_t n, const uint32_t* line, const T* factor, T* const* rows,
                 int n_rows);
   void (*dense)(const DenseCall<T>&);
+  // rounds x kMultiplyAddChains multiply-adds on registers, to measure what the processor can do
+  double (*multiply_add)(int64_t rounds);
 };
 
 template <class T>

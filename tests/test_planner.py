@@ -36,7 +36,7 @@ def lines(text, name):
 
 def test_memory_of_a_small_adjoint_run(machine):
     # 16 real features; 8 lanes of 8 bytes. A tile is 2 * 16 * 8 numbers: 2048 bytes. At work are
-    # psi, one checkpoint (behind the RY step, which is before the RZ step), lambda.
+    # psi, a spare one, a checkpoint (behind the RY step, which is before the RZ step), lambda.
     estimate = memory_estimate(
         qdp.ansatz.ry_rz_ladder(4, 1), rows=1000, method="adjoint", encoding="amplitude"
     )
@@ -46,14 +46,14 @@ def test_memory_of_a_small_adjoint_run(machine):
         results=1000 * (1 + 8) * 8,
         # one table of phases and its angles, three line numbers, the observable twice: a amplitude
         shared=16 * (2 * 8 + 8 + 3 * 4 + 2 * 8),
-        per_thread=3 * tile
+        per_thread=4 * tile
         + tile // 16
         + tile
         + n_rotations * lanes * (8 + 4 * 8)
         + (n_rotations + 1) * lanes * 8,
         threads=2,
     )
-    assert estimate.total == 128064 + 72000 + 832 + 2 * 11456
+    assert estimate.total == 128064 + 72000 + 832 + 2 * 13504
 
 
 @pytest.mark.parametrize(
@@ -86,15 +86,20 @@ def test_shifted_values_are_part_of_the_memory(machine):
     circuit = qdp.ansatz.ry_rz_ladder(4, 1)  # 8 parameters, two shifts each
     plain = memory_estimate(circuit, rows=10, method="expectation")
     shifted = memory_estimate(circuit, rows=10, method="parameter-shift")
-    assert shifted.shared - plain.shared == 10 * 8 * (1 + 16) + 10 * 8 * 8
+    assert shifted.shared - plain.shared == (
+        17 * 2 * 16 * 8  # a table of phases each
+        + 10 * 8 * (1 + 16)
+        + 10 * 8 * 8
+    )
 
 
 def test_checkpoints_beyond_their_budget_are_given_up(machine):
-    # 3 checkpoints of 16 MiB at n = 20 fit into 48 MiB, 3 of 32 MiB don't: psi, lambda, one more.
+    # 2 checkpoints of 16 MiB at n = 20 fit into 48 MiB, 2 of 32 MiB don't. Beside them are psi, a
+    # spare one and lambda; without them another psi for the way back.
     kept = memory_estimate(qdp.ansatz.ry_rz_ladder(20, 2), rows=2)
     anew = memory_estimate(qdp.ansatz.ry_rz_ladder(21, 2), rows=2)
-    assert kept.per_thread // 2**20 == (2 + 2) * 16 + 1
-    assert anew.per_thread // 2**20 == 3 * 32 + 2
+    assert kept.per_thread // 2**20 == (3 + 2) * 16 + 1
+    assert anew.per_thread // 2**20 == (3 + 1) * 32 + 2
     text = explain(qdp.ansatz.ry_rz_ladder(21, 2), "Z0", rows=2)
     assert "states on the way back are computed anew" in text
 
@@ -107,24 +112,26 @@ def test_no_rows_need_no_inputs(machine):
 
 
 RUN = """
-import resource, sys
+import re
 import numpy as np, qdp
 def peak():
-    return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    # ru_maxrss would start from the parent's.
+    return 1024 * int(re.search(r"VmHWM:\\s+(\\d+)", open("/proc/self/status").read())[1])
 qdp.gradient(qdp.ansatz.ry_rz_ladder(3, 2), np.ones(12), np.ones((99, 8)), "Z0",
              encoding="amplitude", backend="cpu")
 circuit = qdp.ansatz.ry_rz_ladder(19, 2)
 features = np.random.default_rng(1).normal(size=(2, 2**19))
 estimate = qdp.memory_estimate(circuit, rows=2, encoding="amplitude")
 before = peak()
-qdp.gradient(circuit, np.ones(76), features, "Z0", encoding="amplitude", backend="cpu")
+qdp.gradient(circuit, np.ones(76), features, "X0", encoding="amplitude", backend="cpu")
 print((peak() - before) / (estimate.total - estimate.inputs))
 """
 
 
-def test_a_run_takes_the_memory_that_was_estimated():
+def test_a_run_takes_no_more_memory_than_estimated():
     ratio = float(subprocess.check_output([sys.executable, "-c", RUN], text=True))
-    assert 0.7 < ratio < 1.3
+    # An upper bound, but no loose one: the spare state may stay untouched.
+    assert 0.6 < ratio < 1.1
 
 
 # Layout
@@ -223,12 +230,12 @@ def test_arithmetic_of_angles_per_row_and_four_shifts(machine):
 
 
 def test_arithmetic_within_a_register(machine):
-    # One row of 9 qubits lies along the lanes: RY on the three qubits of the 8 lanes costs
-    # 3 * 2 A each, on the six others 2 * 2 A, <Z0> 6 A, with A = 512.
+    # One row of 9 qubits lies along the lanes: RY on the three qubits of the 8 lanes costs 3 A
+    # each, on the six others 2 A, <Z0> 3 A, with A = 512 real amplitudes.
     circuit = qdp.Circuit(9, [gates.RY(qdp.parameter(q), q) for q in range(9)])
     text = explain(circuit, "Z0", rows=1, encoding="amplitude")
-    assert lines(text, "work a row")[0] == "values 24.6 kFLOP; 4.0 KiB in, 8 B out"
-    assert (3 * 6 + 6 * 4 + 6) * 512 == 24576
+    assert lines(text, "work a row")[0] == "values 12.3 kFLOP; 4.0 KiB in, 8 B out"
+    assert (3 * 3 + 6 * 2 + 3) * 512 == 12288
 
 
 # Words
@@ -249,10 +256,10 @@ def test_an_explanation_in_full(machine, monkeypatch):
         "work a row    values 352 FLOP; 128 B in, 8 B out",
         "              adjoint gradient 624 FLOP, 72 B out",
         "              parameter-shift 5.73 kFLOP in 16 shifted values",
-        "memory        values 148.6 KiB: inputs 125.1 KiB, results 7.8 KiB, tables 832 B, "
-        "work 2 x 7.5 KiB",
-        "              adjoint 218.6 KiB: inputs 125.1 KiB, results 70.3 KiB, tables 832 B, "
-        "work 2 x 11.2 KiB",
+        "memory        values 150.9 KiB: inputs 125.1 KiB, results 7.8 KiB, tables 832 B, "
+        "work 2 x 8.6 KiB",
+        "              adjoint 222.6 KiB: inputs 125.1 KiB, results 70.3 KiB, tables 832 B, "
+        "work 2 x 13.2 KiB",
         "              states on the way back are kept from the way there",
         "              available 1.0 GiB",
     ]

@@ -194,8 +194,9 @@ def _summary_row(n_samples: int, legs: Sequence[Leg]) -> str:
         if leg is not None
     ]
     row += " vs ".join(parts)
-    if rival and rival.extrapolated:
-        row += f" (PennyLane extrapolated from {rival.rows_measured})"
+    for leg, title in ((own, "QDP"), (rival, "PennyLane")):
+        if leg and leg.extrapolated:
+            row += f" ({title} extrapolated from {leg.rows_measured})"
     return row.rstrip()
 
 

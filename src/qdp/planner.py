@@ -40,7 +40,7 @@ _EVALUATION_BYTES = 64 * 2**20
 
 @dataclass(frozen=True)
 class MemoryEstimate:
-    """Bytes that a run holds at once: ``total`` is the sum of the parts.
+    """Bytes that a run holds at most at a time: ``total`` is the sum of the parts.
 
     ``inputs`` are the caller's parameters, features and states, ``results`` what comes back,
     ``shared`` the tables that all threads read, ``per_thread`` the states each of ``threads``
@@ -80,7 +80,7 @@ def memory_estimate(
     precision: Precision = "double",
     encoding: str | Encoding | None = None,
 ) -> MemoryEstimate:
-    """Return the bytes that a run of ``circuit`` over ``rows`` rows holds, nothing allocated.
+    """Return the bytes that a run of ``circuit`` over ``rows`` rows holds at most, running nothing.
 
     ``method`` is a gradient method, all derivatives by parameters of one Pauli observable, or
     "expectation" or "state". ``encoding`` says what the rows are: as many features as it allows

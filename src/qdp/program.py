@@ -261,6 +261,8 @@ class _Builder:
     def __init__(self, circuit: Circuit) -> None:
         self.circuit = circuit
         self.n_qubits = circuit.n_qubits
+        # Between two looks at its scale, a state in tangent form grows by up to sqrt(2) a rotation.
+        self.most_rotations = 2 * circuit.n_qubits + 8
         self.frame = _Frame(circuit.n_qubits)
         self.rotations: list[PauliRotation] = []
         self.steps: list[tuple[StepKind, list[int], int]] = []
@@ -337,7 +339,7 @@ class _Builder:
                 break
             if not all(self.commute(rotation, self.rotations[m]) for m in members):
                 break
-            if step_kind == kind:
+            if step_kind == kind and (kind == "diagonal" or len(members) < self.most_rotations):
                 chosen = members
         if chosen is None:
             self.steps.append((kind, [index], 0))

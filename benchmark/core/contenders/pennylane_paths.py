@@ -29,11 +29,12 @@ def pennylane_observable(terms: tuple[Term, ...]) -> Any:
 
     letters = {"X": qml.PauliX, "Y": qml.PauliY, "Z": qml.PauliZ}
     words = []
-    for coefficient, word in terms:
+    for _, word in terms:
         factors = [letters[letter](wire) for wire, letter in word]
-        product = factors[0] if len(factors) == 1 else qml.prod(*factors)
-        words.append(product if coefficient == 1.0 else qml.s_prod(coefficient, product))
-    return words[0] if len(words) == 1 else qml.sum(*words)
+        words.append(factors[0] if len(factors) == 1 else qml.prod(*factors))
+    if len(terms) == 1 and terms[0][0] == 1.0:
+        return words[0]
+    return qml.Hamiltonian([coefficient for coefficient, _ in terms], words)
 
 
 def apply_layers(n_qubits: int, n_layers: int, parameters: Any) -> None:
@@ -56,10 +57,12 @@ def embedding_node(device: Any, n_qubits: int, n_layers: int, terms: tuple[Term,
     """Return the QNode (features, parameters) -> value with the embedding inside."""
     import pennylane as qml
 
+    observable = pennylane_observable(terms)
+
     def circuit(features: Any, parameters: Any) -> Any:
         qml.AmplitudeEmbedding(features, wires=range(n_qubits), pad_with=0.0, normalize=True)
         apply_layers(n_qubits, n_layers, parameters)
-        return qml.expval(pennylane_observable(terms))
+        return qml.expval(observable)
 
     return qml.QNode(circuit, device, diff_method=None)
 
@@ -79,10 +82,12 @@ def stateprep_node(device: Any, n_qubits: int, n_layers: int, terms: tuple[Term,
     """Return the QNode (states, parameters) -> values that starts from encoded states."""
     import pennylane as qml
 
+    observable = pennylane_observable(terms)
+
     def circuit(states: Any, parameters: Any) -> Any:
         qml.StatePrep(states, wires=range(n_qubits), validate_norm=False)
         apply_layers(n_qubits, n_layers, parameters)
-        return qml.expval(pennylane_observable(terms))
+        return qml.expval(observable)
 
     return qml.QNode(circuit, device, diff_method=None)
 

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import importlib
 import time
 from collections.abc import Callable
 from typing import Any
@@ -85,6 +86,16 @@ class Qdp(Contender):
         """Import the engine and run one row."""
         self.parameters = np.array(self.case.parameters, dtype=np.float64)
         self.run(min(1, len(self.features)))
+
+    def details(self) -> dict[str, str]:
+        """Name the version and backend, and the instruction set that the compiled one takes."""
+        import qdp
+
+        facts = {"qdp": qdp.__version__, "backend": self.case.backend}
+        if self.case.backend in ("auto", "cpu"):
+            extension = importlib.import_module("qdp._core")
+            facts["instruction_set"] = str(extension.instruction_set())
+        return facts
 
     def run(self, rows: int) -> Repeat:
         """Encode and differentiate."""

@@ -1,0 +1,38 @@
+// SPDX-License-Identifier: Apache-2.0
+// Which instruction set the kernels run with: the widest this processor has, or the one that
+// QDP_ISA names.
+#pragma once
+#include <string>
+#include <vector>
+
+#include "plan.hpp"
+
+namespace qdp {
+
+struct IsaEntry {
+  const char* name;
+  const InstructionSet<double>* doubles;
+  const InstructionSet<float>* floats;
+  int max_pass_bits;  // 2^K lines and their operands must fit in the registers
+  bool present;
+
+  template <class T>
+  const InstructionSet<T>& kernels() const {
+    if constexpr (sizeof(T) == sizeof(double)) {
+      return *doubles;
+    } else {
+      return *floats;
+    }
+  }
+};
+
+const IsaEntry& isa();
+
+// Instruction sets compiled in and present on this processor, widest first.
+std::vector<std::string> instruction_sets();
+void set_instruction_set(const std::string& name);
+
+// Fused multiply-adds a second, of doubles, that all threads reach together on registers alone.
+double fma_rate(double seconds);
+
+}  // namespace qdp
