@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 # Set-up, benchmark, tests: `make bench` and `make test` are all that a fresh machine needs, given
 # Python >= 3.11 (with venv and headers), make, git and g++. CMake and ninja are fetched when absent.
-# Each environment stamp below is renewed by whatever the compiled package is made of.
+# The stamps in the environment say what is installed; the package's is renewed by all it is made of.
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -18,13 +18,16 @@ SANITIZE_FLAGS := -fsanitize=address,undefined -fno-sanitize-recover=undefined \
 export PIP_CONSTRAINT := constraints.txt
 export PIP_BUILD_CONSTRAINT := constraints.txt
 INSTALL := $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check
+requirements = $$($(VENV)/bin/python -c 'import sys, tomllib; \
+	extras = tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]; \
+	print(*(one for name in sys.argv[1:] for one in extras[name]))' $(1))
 
 .PHONY: bench test lint sanitize clean
 
-bench: $(VENV)/.benchmark
+bench: $(VENV)/.package $(VENV)/.benchmark
 	$(VENV)/bin/python benchmark/benchmark_gradient.py $(BENCH)
 
-test: $(VENV)/.test
+test: $(VENV)/.package $(VENV)/.test
 	QDP_REQUIRE=cpu $(VENV)/bin/python -m pytest --quiet
 
 lint: $(VENV)/.lint
@@ -33,7 +36,7 @@ lint: $(VENV)/.lint
 	$(VENV)/bin/mypy
 
 # Address and undefined-behaviour sanitizers over the extension; the interpreter itself has none.
-sanitize: $(VENV)/.test
+sanitize: $(VENV)/.package $(VENV)/.test
 	rm -rf $(SANITIZED)
 	$(INSTALL) --no-deps --target $(SANITIZED) -Cinstall.strip=false \
 		-Cbuild-dir=build/sanitize-objects \
@@ -49,16 +52,20 @@ clean:
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
 
-$(VENV)/.benchmark: $(SOURCES) | $(VENV)/bin/python
-	$(INSTALL) ".[benchmark]"
+# The package is built once for all: what else the extras name is installed beside it.
+$(VENV)/.package: $(SOURCES) | $(VENV)/bin/python
+	$(INSTALL) .
 	touch $@
 
-# A superset of the benchmark's packages, so that `make bench` has nothing left to install.
-$(VENV)/.test: $(SOURCES) | $(VENV)/bin/python
-	$(INSTALL) ".[benchmark,test]"
-	touch $(VENV)/.benchmark $@
+$(VENV)/.benchmark: pyproject.toml constraints.txt | $(VENV)/bin/python
+	$(INSTALL) $(call requirements,benchmark)
+	touch $@
 
-# The tools read the sources in place: no build when only those change.
+$(VENV)/.test: pyproject.toml constraints.txt | $(VENV)/bin/python
+	$(INSTALL) $(call requirements,benchmark test)
+	touch $@
+
+# mypy reads torch's types as well as NumPy's.
 $(VENV)/.lint: pyproject.toml constraints.txt | $(VENV)/bin/python
-	$(INSTALL) ".[lint]"
+	$(INSTALL) $(call requirements,benchmark lint)
 	touch $@

@@ -59,6 +59,7 @@ struct DensePlan {
   std::vector<uint32_t> offset, base;
 };
 
+constexpr int kMaxLanes = 16;  // floats in the widest register
 constexpr double kQuarterTurn = 0.78539816339744830962;
 constexpr size_t kTileBytes = size_t(512) << 10;        // of one state before lines are narrowed
 constexpr size_t kShiftTableBytes = size_t(128) << 20;
@@ -94,6 +95,9 @@ class Runner {
     lane_mask_ = (1u << layout_.lane_bits) - 1;
     state_size_ = size_t(2 * n_lines_) * lanes_;
     n_steps_ = int(schedule_->steps.size());
+    first_sweeps_.push_back(0);
+    for (const ScheduledStep& step : schedule_->steps)
+      first_sweeps_.push_back(first_sweeps_.back() + int(step.sweeps.size()));
     may_flip_ = program_.only_rotations() && !request_.final_states && !request_.probabilities;
     wants_gradient_ =
         request_.parameter_gradient || request_.input_gradient || request_.state_gradient;
@@ -151,8 +155,9 @@ class Runner {
     std::vector<char> real;           // [n_steps + 1]
     Aligned<T> lambda, gradient, axis_sums, totals, dense, rows, row_lines, row_cosines, row_sines;
     Aligned<double> row_angles;
-    T inverse_norm2[64];
-    T inverse_norm[64];
+    std::vector<double> factor, sums;
+    T inverse_norm2[kMaxLanes];
+    T inverse_norm[kMaxLanes];
     int used = 0;  // buffers in use
   };
 
@@ -297,6 +302,8 @@ class Runner {
     unit.buffers.resize(n_buffers);
     unit.checkpoint.assign(n_steps_ + 1, nullptr);
     unit.real.assign(n_steps_ + 1, 0);
+    unit.factor.assign(n_steps_ + 1, 0);
+    unit.sums.assign(size_t(lanes_) * (program_.n_parameters + program_.n_inputs), 0);
     if (wants_gradient_) {
       unit.lambda.resize(state_size_);
       unit.gradient.resize(size_t(n_parts_) * (rotations_->size() + 1) * lanes_);
@@ -544,15 +551,31 @@ class Runner {
     });
   }
 
+  // Runs f(begin, end, line) over all lines and adds the line it sums into: a number a row.
+  template <class F>
+  void add_values(T* sums, F f) const {
+    const auto add = [&](const T* line) {
+      for (int lane = 0; lane < lanes_; ++lane) sums[layout_.lane_bits ? 0 : lane] += line[lane];
+    };
+    if (n_parts_ == 1) {
+      alignas(64) T line[kMaxLanes] = {};
+      f(int64_t(0), n_lines_, line);
+      add(line);
+      return;
+    }
+    Aligned<T> parts(size_t(n_parts_) * kMaxLanes);
+    std::memset(parts.get(), 0, size_t(n_parts_) * kMaxLanes * sizeof(T));
+    over(n_lines_, [&](int64_t begin, int64_t end, int part) {
+      f(begin, end, parts.get() + part * kMaxLanes);
+    });
+    for (int part = 0; part < n_parts_; ++part) add(parts.get() + part * kMaxLanes);
+  }
+
   T* gradient_line(Unit& unit, int part, int index) const {
     return unit.gradient.get() + (size_t(part) * (rotations_->size() + 1) + index) * lanes_;
   }
 
-  int first_sweep(int step) const {
-    int count = 0;
-    for (int i = 0; i < step; ++i) count += int(schedule_->steps[i].sweeps.size());
-    return count;
-  }
+  int first_sweep(int step) const { return first_sweeps_[step]; }
 
   SweepCall<T> shared_call(Unit& unit, const SweepPlan& plan, int number) const {
     SweepCall<T> call{};
@@ -608,7 +631,7 @@ class Runner {
     const int bits = plan.sweep.bits;
     over(plan.sweep.n_blocks, [&](int64_t begin, int64_t end, int part_index) {
       SweepCall<T> part = call;
-      alignas(64) T sums[kMaxSweepBits * 64] = {};
+      alignas(64) T sums[kMaxSweepBits * kMaxLanes] = {};
       part.gradient = sums;
       part.begin = begin;
       part.end = end;
@@ -660,7 +683,7 @@ class Runner {
     call.unapply = unapply;
     over(call.sweep->n_blocks, [&](int64_t begin, int64_t end, int part_index) {
       LaneCall<T> part = call;
-      alignas(64) T sums[kMaxLaneRotations * 64] = {};
+      alignas(64) T sums[kMaxLaneRotations * kMaxLanes] = {};
       part.gradient = sums;
       part.begin = begin;
       part.end = end;
@@ -679,7 +702,7 @@ class Runner {
   bool rotate(Unit& unit, int index, const T* source, T* target, bool inverse, bool real_source,
               const double* angle = nullptr) const {
     const Rotation& r = (*rotations_)[index];
-    alignas(64) T c[64], s[64];
+    alignas(64) T c[kMaxLanes], s[kMaxLanes];
     const T turn = inverse ? T(-1) : T(1);
     if (!angle && layout_.varies(r)) {
       const T* given = unit.row_lines.get() + 2 * size_t(index) * lanes_;
@@ -726,7 +749,7 @@ class Runner {
     call.lambda = lambda;
     over(n_lines_, [&](int64_t begin, int64_t end, int part_index) {
       RotationCall<T> part = call;
-      alignas(64) T sum[64] = {};
+      alignas(64) T sum[kMaxLanes] = {};
       part.gradient = sum;
       part.begin = begin;
       part.end = end;
@@ -1038,10 +1061,10 @@ class Runner {
     return std::ldexp(1.0, -std::clamp(exponent, -1000, 1000));
   }
 
-  // Fills the real plane, and the imaginary one for complex input; returns whether real.
+  // Fills the real plane, and the imaginary one for complex input; returns whether all is real.
   bool load(Unit& unit, T* state) {
     const bool complex_ = is_complex(request_.element);
-    for (int lane = 0; lane < 64; ++lane) unit.inverse_norm[lane] = unit.inverse_norm2[lane] = 1;
+    for (int lane = 0; lane < kMaxLanes; ++lane) unit.inverse_norm[lane] = unit.inverse_norm2[lane] = 1;
     const int n_lane_rows = layout_.lane_bits ? 1 : lanes_;
     if (!request_.states) {
       std::memset(state, 0, state_size_ / 2 * sizeof(T));
@@ -1055,16 +1078,17 @@ class Runner {
     const int64_t n = request_.columns * (complex_ ? 2 : 1);
     if (request_.columns < amplitudes())
       std::memset(state, 0, (complex_ ? 1.0 : 0.5) * state_size_ * sizeof(T));
-    alignas(64) T squares[64] = {};
-    double factors[64];
-    std::fill(factors, factors + 64, 1.0);
+    alignas(64) T squares[2 * kMaxLanes];  // lines of squared real and imaginary parts
+    double factors[kMaxLanes];
+    std::fill(factors, factors + kMaxLanes, 1.0);
     const T small = sizeof(T) == 8 ? T(1e-200) : T(1e-25);
+    bool real = !complex_;
     for (int attempt = 0; attempt < 2; ++attempt) {
-      std::fill(squares, squares + 64, T(0));
+      std::fill(squares, squares + 2 * kMaxLanes, T(0));
       if (layout_.lane_bits) {
         load_row(unit, state, complex_, factors[0], squares);
       } else {
-        const T* rows[64];
+        const T* rows[kMaxLanes];
         for (int lane = 0; lane < lanes_; ++lane) {
           const int64_t row = unit.row + std::min(lane, unit.n_rows - 1);
           rows[lane] = row_numbers(row, unit.rows.get() + size_t(lane) * n, factors[lane]);
@@ -1072,7 +1096,14 @@ class Runner {
         kernels_->load(rows, n, complex_ ? line_map_.data() : real_line_map_.data(), state,
                        squares);
       }
-      if (!request_.normalize) return !complex_;
+      // Complex rows without imaginary parts run as real ones.
+      T imaginary = 0;
+      for (int lane = 0; lane < lanes_; ++lane) {
+        if (complex_) imaginary += squares[lanes_ + lane];
+        squares[lane] += squares[lanes_ + lane];
+      }
+      real = !complex_ || imaginary == 0;
+      if (!request_.normalize) return real;
       bool extreme = false;
       for (int lane = 0; lane < n_lane_rows; ++lane) {
         const int64_t row = unit.row + std::min(lane, unit.n_rows - 1);
@@ -1087,7 +1118,7 @@ class Runner {
       unit.inverse_norm2[lane] = 1 / squares[lane];
       unit.inverse_norm[lane] = 1 / std::sqrt(squares[lane]);
     }
-    return !complex_;
+    return real;
   }
 
   void load_row(Unit& unit, T* state, bool complex_, double factor, T* squares) const {
@@ -1096,7 +1127,7 @@ class Runner {
     const bool convert = request_.element != own_element(complex_) || factor != 1;
     if (convert) scratch.resize(n);
     const T* row = row_numbers(unit.row, scratch.data(), factor);
-    double sums[16] = {};
+    double sums[16] = {}, imaginary[16] = {};
     T* im = state + amplitudes();
     const int64_t whole = request_.columns & ~int64_t(lanes_ - 1);
     for (int64_t b = 0; b < whole; b += lanes_) {
@@ -1107,24 +1138,30 @@ class Runner {
         const T y = complex_ ? row[2 * (b + k) + 1] : T(0);
         re_line[k] = x;
         if (complex_) im_line[k] = y;
-        sums[k] += double(x) * double(x) + double(y) * double(y);
+        sums[k] += double(x) * double(x);
+        imaginary[k] += double(y) * double(y);
       }
     }
     for (int64_t b = whole; b < request_.columns; ++b) {
       const T x = complex_ ? row[2 * b] : row[b], y = complex_ ? row[2 * b + 1] : T(0);
       state[place(b)] = x;
       if (complex_) im[place(b)] = y;
-      sums[0] += double(x) * double(x) + double(y) * double(y);
+      sums[0] += double(x) * double(x);
+      imaginary[0] += double(y) * double(y);
     }
-    double sum = 0;
-    for (double part : sums) sum += part;
+    double sum = 0, imaginary_sum = 0;
+    for (int k = 0; k < 16; ++k) {
+      sum += sums[k];
+      imaginary_sum += imaginary[k];
+    }
     squares[0] = T(sum);
+    squares[lanes_] = T(imaginary_sum);
   }
 
   // A state in the unit's layout to rows of complex numbers, each times its factor.
   void store(Unit& unit, const T* state, const T* factor, T* out, int64_t stride) const {
     if (!layout_.lane_bits) {
-      T* rows[64];
+      T* rows[kMaxLanes];
       for (int lane = 0; lane < unit.n_rows; ++lane) rows[lane] = out + lane * stride;
       kernels_->store(state, 2 * amplitudes(), line_map_.data(), factor, rows, unit.n_rows);
       return;
@@ -1163,21 +1200,13 @@ class Runner {
       call.weight = weight;
       call.per_line = layout_.lane_bits > 0;
       call.plane = uint32_t(n_lines_);
-      std::vector<Aligned<T>> part_sums(n_parts_);
-      for (auto& part : part_sums) {
-        part.resize(lanes_);
-        std::memset(part.get(), 0, lanes_ * sizeof(T));
-      }
-      over(n_lines_, [&](int64_t begin, int64_t end, int part_index) {
+      add_values(sums, [&](int64_t begin, int64_t end, T* value) {
         ObservableCall<T> part = call;
         part.begin = begin;
         part.end = end;
-        part.value = part_sums[part_index].get();
+        part.value = value;
         kernels_->observable(part);
       });
-      for (const auto& part : part_sums)
-        for (int lane = 0; lane < lanes_; ++lane)
-          sums[layout_.lane_bits ? 0 : lane] += part[lane];
       accumulate = true;
     }
   }
@@ -1219,7 +1248,7 @@ class Runner {
     call.shift = coefficients.frame_x >> layout_.lane_bits;
     call.lane_shift = coefficients.frame_x & lane_mask_;
     call.factor = 1;
-    alignas(64) T c[64], s[64];
+    alignas(64) T c[kMaxLanes], s[kMaxLanes];
     if (turn) {
       const Rotation& r = (*rotations_)[turn->rotation];
       std::fill(c, c + lanes_, T(std::cos(turn->angle / 2)));
@@ -1232,20 +1261,13 @@ class Runner {
       call.cosine = c;
       call.sine = s;
     }
-    std::vector<Aligned<T>> part_sums(n_parts_);
-    for (auto& part : part_sums) {
-      part.resize(lanes_);
-      std::memset(part.get(), 0, lanes_ * sizeof(T));
-    }
-    over(n_lines_, [&](int64_t begin, int64_t end, int part_index) {
+    add_values(sums, [&](int64_t begin, int64_t end, T* value) {
       MeasureCall<T> part = call;
       part.begin = begin;
       part.end = end;
-      part.value = part_sums[part_index].get();
+      part.value = value;
       kernels_->measure(part);
     });
-    for (const auto& part : part_sums)
-      for (int lane = 0; lane < lanes_; ++lane) sums[layout_.lane_bits ? 0 : lane] += part[lane];
   }
 
   void write_values(const Unit& unit, const T* sums, double scale, T* out, int64_t stride) const {
@@ -1277,7 +1299,7 @@ class Runner {
 
   void final_state(Unit& unit, T* psi, bool real, double scale) const {
     if (real) std::memset(psi + state_size_ / 2, 0, state_size_ / 2 * sizeof(T));
-    alignas(64) T factor[64];
+    alignas(64) T factor[kMaxLanes];
     for (int lane = 0; lane < lanes_; ++lane)
       factor[lane] = T(scale * double(unit.inverse_norm[layout_.lane_bits ? 0 : lane]));
     const int64_t stride = 2 * amplitudes();
@@ -1355,7 +1377,7 @@ class Runner {
       }
     } else if (request_.values) {
       for (int k = 0; k < n_observables; ++k) {
-        alignas(64) T sums[64] = {};
+        alignas(64) T sums[kMaxLanes] = {};
         value_of(unit, k, psi, real, nullptr, sums);
         write_values(unit, sums, scale, request_.values + unit.row * n_observables + k,
                      n_observables);
@@ -1379,7 +1401,7 @@ class Runner {
       accumulate = true;
     }
     const int first = k < 0 ? 0 : k, end = k < 0 ? n_observables : k + 1;
-    alignas(64) T weight[64];
+    alignas(64) T weight[kMaxLanes];
     for (int o = first; o < end; ++o) {
       for (int lane = 0; lane < lanes_; ++lane) {
         const int64_t row =
@@ -1387,7 +1409,7 @@ class Runner {
         weight[lane] = k < 0 ? request_.cotangents[row * n_observables + o] : T(1);
       }
       if (ends_fused_) break;
-      alignas(64) T sums[64] = {};
+      alignas(64) T sums[kMaxLanes] = {};
       observe(o, coefficients, final_psi, final_real, lambda, accumulate,
               k < 0 ? weight : nullptr, sums);
       if (request_.values)
@@ -1396,7 +1418,7 @@ class Runner {
     }
     if (!accumulate && !ends_fused_) std::memset(lambda, 0, state_size_ * sizeof(T));
     std::memset(unit.gradient.get(), 0, n_parts_ * (n_rotations + 1) * lanes_ * sizeof(T));
-    std::vector<double> factor(n_steps_ + 1);  // a * c at the point where step i is differentiated
+    std::vector<double>& factor = unit.factor;  // a * c where step i is differentiated
     T* psi = final_psi;
     T* own_psi = nullptr;
     if (unapply_psi_) {
@@ -1424,7 +1446,7 @@ class Runner {
         if (!fused) backward_step(unit, i, lambda);
         for (size_t t = 0; differentiate_here && t < step.trees.size(); ++t) {
           DiagonalGradientCall<T> call = tree_call(at, real, lambda);
-          alignas(64) T sums[64] = {};
+          alignas(64) T sums[kMaxLanes] = {};
           const bool ends = t == 0 && i == n_steps_ - 1 && ends_fused_;
           if (fused && t == 0) call.table = coefficients.tables[i].get();
           if (ends) {
@@ -1459,7 +1481,7 @@ class Runner {
     }
     write_gradients(unit, factor, slot, n_slots);
     if (request_.state_gradient) {
-      alignas(64) T scale[64];
+      alignas(64) T scale[kMaxLanes];
       for (int lane = 0; lane < lanes_; ++lane)
         scale[lane] = T(2 * c * double(unit.inverse_norm[layout_.lane_bits ? 0 : lane]));
       const int64_t stride = 2 * amplitudes() * n_slots;
@@ -1497,38 +1519,39 @@ class Runner {
   }
 
   void write_gradients(Unit& unit, const std::vector<double>& factor, int slot, int n_slots) {
-    const int P = program_.n_parameters, F = program_.n_inputs;
-    const int width = layout_.lane_bits ? 1 : unit.n_rows;
-    T* of_parameters = request_.parameter_gradient;
-    T* of_inputs = request_.input_gradient;
-    std::vector<double> sums(size_t(width) * (P + F), 0.0);
+    const int P = program_.n_parameters, F = program_.n_inputs, lanes = lanes_;
+    double* sums = unit.sums.data();  // [P + F] lines
+    std::fill(unit.sums.begin(), unit.sums.end(), 0.0);
     for (int i = 0; i < n_steps_; ++i) {
       if (!schedule_->steps[i].has_gradient) continue;
       for (int index : program_.steps[i].rotations) {
         const Rotation& r = (*rotations_)[index];
         if (r.source == Source::constant) continue;
-        const int column = r.source == Source::parameter ? r.index : P + r.index;
+        double* sum = sums + size_t(r.source == Source::parameter ? r.index : P + r.index) * lanes;
+        const double scale = r.scale * factor[i];
         for (int part = 0; part < n_parts_; ++part) {
           const T* line = gradient_line(unit, part, index);
-          for (int lane = 0; lane < lanes_; ++lane) {
-            const int row = layout_.lane_bits ? 0 : lane;
-            if (row >= width) break;
-            sums[size_t(row) * (P + F) + column] += r.scale * factor[i] * double(line[lane]);
-          }
+          for (int lane = 0; lane < lanes; ++lane) sum[lane] += scale * double(line[lane]);
         }
       }
     }
-    for (int row = 0; row < width; ++row) {
-      const double inverse = double(unit.inverse_norm2[row]);
-      const double* from = sums.data() + size_t(row) * (P + F);
-      if (of_parameters) {
-        T* out = of_parameters + ((unit.row + row) * n_slots + slot) * P;
-        for (int p = 0; p < P; ++p) out[p] = T(from[p] * inverse);
+    const auto write = [&](const double* from, int n, T* out, int lane) {
+      if (layout_.lane_bits) {  // the lanes are parts of one row
+        for (int k = 0; k < n; ++k) {
+          double total = 0;
+          for (int part = 0; part < lanes; ++part) total += from[size_t(k) * lanes + part];
+          out[k] = T(total * double(unit.inverse_norm2[0]));
+        }
+      } else {
+        const double inverse = double(unit.inverse_norm2[lane]);
+        for (int k = 0; k < n; ++k) out[k] = T(from[size_t(k) * lanes + lane] * inverse);
       }
-      if (of_inputs) {
-        T* out = of_inputs + ((unit.row + row) * n_slots + slot) * F;
-        for (int f = 0; f < F; ++f) out[f] = T(from[P + f] * inverse);
-      }
+    };
+    for (int row = 0; row < unit.n_rows; ++row) {
+      const int64_t place = (unit.row + row) * n_slots + slot;
+      if (request_.parameter_gradient) write(sums, P, request_.parameter_gradient + place * P, row);
+      if (request_.input_gradient)
+        write(sums + size_t(P) * lanes, F, request_.input_gradient + place * F, row);
     }
   }
 
@@ -1661,7 +1684,7 @@ class Runner {
         }
       }
       for (int k = 0; k < n_observables; ++k) {
-        alignas(64) T sums[64] = {};
+        alignas(64) T sums[kMaxLanes] = {};
         value_of(unit, k, psi, real, last_table, sums, turn.rotation >= 0 ? &turn : nullptr);
         write_values(unit, sums, coefficients.scale[n_steps_],
                      request_.shifted_values +
@@ -1684,7 +1707,7 @@ class Runner {
   size_t state_size_ = 0, dense_scratch_ = 0;
   bool may_flip_ = false, wants_gradient_ = false, unapply_psi_ = false, ends_fused_ = false;
   std::vector<char> keep_;
-  std::vector<int> step_of_;
+  std::vector<int> step_of_, first_sweeps_;
   std::vector<Aligned<T>> shift_tables_;
   std::vector<uint32_t> line_map_, real_line_map_;
   std::vector<Aligned<T>> group_tables_, constant_tables_;

@@ -966,27 +966,31 @@ struct Kernels {
     }
   }
 
-  // Lays W rows of n numbers into lines: number x of every row goes to line[x]; adds squares.
-  static void load(const T* const* rows, int64_t n, const uint32_t* line, T* target, T* square) {
+  // Lays W rows of n numbers into lines: number x of every row goes to line[x]. Adds the squares of
+  // the numbers at even and odd places (real and imaginary parts of complex rows) to two lines.
+  static void load(const T* const* rows, int64_t n, const uint32_t* line, T* target, T* squares) {
     V* out = lines(target);
-    V sum{};
+    V even{}, odd{};
     int64_t x = 0;
     for (; x + W <= n; x += W) {
       V r[W];
       for (int i = 0; i < W; ++i) __builtin_memcpy(&r[i], rows[i] + x, BYTES);
       transpose(r);
-      for (int i = 0; i < W; ++i) {
-        sum += r[i] * r[i];
+      UNROLL for (int i = 0; i < W; i += 2) {
+        even += r[i] * r[i];
+        odd += r[i + 1] * r[i + 1];
         out[line[x + i]] = r[i];
+        out[line[x + i + 1]] = r[i + 1];
       }
     }
     for (; x < n; ++x) {
       V r;
       for (int i = 0; i < W; ++i) r[i] = rows[i][x];
-      sum += r * r;
+      (x & 1 ? odd : even) += r * r;
       out[line[x]] = r;
     }
-    *lines(square) += sum;
+    lines(squares)[0] += even;
+    lines(squares)[1] += odd;
   }
 
   // The other way, times a factor per row; rows beyond n_rows are not written.

@@ -232,8 +232,9 @@ struct KernelTable {
   void (*sincos)(const double* angles, int64_t n, double factor, T* cosines, T* sines);
   // Walsh-Hadamard transform in place over 2^bits doubles
   void (*walsh)(double* values, int bits);
-  // Lays `lanes` rows of n numbers into lines line[0..n), adding squares to one line; and back.
-  void (*load)(const T* const* rows, int64_t n, const uint32_t* line, T* target, T* square);
+  // Lays `lanes` rows of n numbers into lines line[0..n), adding the squares at even and odd places
+  // to two lines; and back.
+  void (*load)(const T* const* rows, int64_t n, const uint32_t* line, T* target, T* squares);
   void (*store)(const T* source, int64_t n, const uint32_t* line, const T* factor, T* const* rows,
                 int n_rows);
   void (*dense)(const DenseCall<T>&);

@@ -150,6 +150,36 @@ def explain(
     )
 
 
+def operations(
+    circuit: Circuit,
+    observable: Observable | str,
+    *,
+    rows: int = 1,
+    encoding: str | Encoding | None = None,
+    method: Literal["expectation", "adjoint", "parameter-shift"] = "adjoint",
+    precision: Precision = "double",
+) -> int:
+    """Return the additions and multiplications that one row costs, as ``explain`` counts them.
+
+    Raises what ``explain`` raises, and ValueError for another method.
+
+    >>> import qdp
+    >>> operations(qdp.ansatz.ry_rz_ladder(12, 2), "Z0", rows=999, encoding="amplitude")
+    925696
+    """
+    one = Observable(observable) if isinstance(observable, str) else observable
+    run = _Run.of(circuit, (one,), rows, encoding, precision, apply_frame=False)
+    if method == "expectation":
+        return run.forward_flops()
+    if method == "adjoint":
+        return run.adjoint_flops()
+    if method == "parameter-shift":
+        return run.shift_flops()
+    raise ValueError(
+        f"method: expected 'expectation', 'adjoint' or 'parameter-shift', got {method!r}"
+    )
+
+
 # The machine and the layout
 
 

@@ -93,7 +93,7 @@ class Backend(ABC):
 
     @abstractmethod
     def probabilities(self, circuit: Circuit, batch: Batch, wires: Sequence[int]) -> Array:
-        """Return the marginal probabilities over ``wires`` in their order, (rows, 2**len(wires))."""
+        """Return the marginal probabilities over ``wires``, in order, (rows, 2**len(wires))."""
 
     @abstractmethod
     def adjoint(

@@ -116,7 +116,7 @@ class CpuBackend(Backend):
         return values
 
     def probabilities(self, circuit: Circuit, batch: Batch, wires: Sequence[int]) -> Array:
-        """Return the marginal probabilities over ``wires`` in their order, (rows, 2**len(wires))."""
+        """Return the marginal probabilities over ``wires``, in order, (rows, 2**len(wires))."""
         _, native = _native_program(circuit, (), True)
         probabilities = np.empty((batch.rows, 2 ** len(wires)), batch.real_dtype)
         bits = [circuit.n_qubits - 1 - wire for wire in wires]
