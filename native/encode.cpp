@@ -52,7 +52,7 @@ void encode_amplitude(const void* features, Element element, int64_t rows, int64
   const bool wide = element == Element::float64 || element == Element::complex128;
   const int64_t numbers = columns * (complex_ ? 2 : 1);
   const int64_t chunk = std::max<int64_t>(1, (int64_t(1) << 16) / size);
-  run_parts(int((rows + chunk - 1) / chunk), [&](int part, int) {
+  run_parts(int((rows + chunk - 1) / chunk), thread_count(), [&](int part, int) {
     for (int64_t row = part * chunk; row < std::min(rows, (part + 1) * chunk); ++row) {
       T* out = states + row * 2 * size;
       if (wide) {

@@ -115,7 +115,7 @@ class Runner {
     }
     const int64_t rows_per_unit = layout_.lane_bits ? 1 : lanes_;
     const int64_t n_units = (request_.rows + rows_per_unit - 1) / rows_per_unit;
-    const int threads = thread_count();
+    const int threads = threads_;
     const bool split_state = layout_.lane_bits && n_units < threads && n_line_bits_ >= 9;
     n_parts_ = split_state ? threads : 1;
     const int n_workers = split_state ? 1 : int(std::min<int64_t>(threads, n_units));
@@ -140,7 +140,7 @@ class Runner {
     if (split_state) {
       for (int64_t part = 0; part < n_units; ++part) work(int(part), 0);
     } else {
-      run_parts(int(n_units), work);
+      run_parts(int(n_units), threads, work);
     }
   }
 
@@ -153,11 +153,11 @@ class Runner {
     std::vector<Aligned<T>> buffers;  // states
     std::vector<T*> checkpoint;       // [n_steps + 1], after step i - 1; null when not kept
     std::vector<char> real;           // [n_steps + 1]
-    Aligned<T> lambda, gradient, axis_sums, totals, dense, rows, row_lines, row_cosines, row_sines;
-    Aligned<double> row_angles;
+    Aligned<T> lambda, totals, dense, rows, row_lines, row_cosines, row_sines;
+    Aligned<double> gradient, axis_sums, row_angles;
     std::vector<double> factor, sums;
-    T inverse_norm2[kMaxLanes];
-    T inverse_norm[kMaxLanes];
+    double inverse_norm2[kMaxLanes];
+    double inverse_norm[kMaxLanes];
     int used = 0;  // buffers in use
   };
 
@@ -323,14 +323,22 @@ class Runner {
 
   // ---- angles -----------------------------------------------------------------------------------
 
+  // An angle brought within 2 pi of zero, exactly: subtracting multiples of a rounded pi would lose
+  // digits of a large one. exp(-i angle/2 P) has period 4 pi.
+  static double reduced(double angle) {
+    const double half = angle / 2;
+    if (std::abs(half) <= 4 * kQuarterTurn) return angle;
+    return 2 * std::atan2(std::sin(half), std::cos(half));
+  }
+
   static double angle_of(const Rotation& r, const double* parameters, const double* inputs) {
     switch (r.source) {
       case Source::parameter:
-        return r.scale * parameters[r.index] + r.offset;
+        return reduced(r.scale * parameters[r.index] + r.offset);
       case Source::input:
-        return r.scale * inputs[r.index] + r.offset;
+        return reduced(r.scale * inputs[r.index] + r.offset);
       default:
-        return r.offset;
+        return reduced(r.offset);
     }
   }
 
@@ -546,33 +554,41 @@ class Runner {
       f(int64_t(0), n, 0);
       return;
     }
-    run_parts(n_parts_, [&](int part, int) {
+    run_parts(n_parts_, n_parts_, [&](int part, int) {
       f(n * part / n_parts_, n * (part + 1) / n_parts_, part);
     });
   }
 
   // Runs f(begin, end, line) over all lines and adds the line it sums into: a number a row.
   template <class F>
-  void add_values(T* sums, F f) const {
-    const auto add = [&](const T* line) {
+  void add_values(double* sums, F f) const {
+    const auto add = [&](const double* line) {
       for (int lane = 0; lane < lanes_; ++lane) sums[layout_.lane_bits ? 0 : lane] += line[lane];
     };
     if (n_parts_ == 1) {
-      alignas(64) T line[kMaxLanes] = {};
+      double line[kMaxLanes] = {};
       f(int64_t(0), n_lines_, line);
       add(line);
       return;
     }
-    Aligned<T> parts(size_t(n_parts_) * kMaxLanes);
-    std::memset(parts.get(), 0, size_t(n_parts_) * kMaxLanes * sizeof(T));
+    std::vector<double> parts(size_t(n_parts_) * kMaxLanes, 0.0);
     over(n_lines_, [&](int64_t begin, int64_t end, int part) {
-      f(begin, end, parts.get() + part * kMaxLanes);
+      f(begin, end, parts.data() + part * kMaxLanes);
     });
-    for (int part = 0; part < n_parts_; ++part) add(parts.get() + part * kMaxLanes);
+    for (int part = 0; part < n_parts_; ++part) add(parts.data() + part * kMaxLanes);
   }
 
-  T* gradient_line(Unit& unit, int part, int index) const {
+  double* gradient_line(Unit& unit, int part, int index) const {
     return unit.gradient.get() + (size_t(part) * (rotations_->size() + 1) + index) * lanes_;
+  }
+
+  // out += sign * line, with the signs of a Z mask over the lanes.
+  void add_signed(double* out, const double* line, double sign, uint32_t z) const {
+    if (z & lane_mask_) {
+      for (int lane = 0; lane < lanes_; ++lane) out[lane] += sign * lane_sign(z, lane) * line[lane];
+    } else {
+      for (int lane = 0; lane < lanes_; ++lane) out[lane] += sign * line[lane];
+    }
   }
 
   int first_sweep(int step) const { return first_sweeps_[step]; }
@@ -631,7 +647,7 @@ class Runner {
     const int bits = plan.sweep.bits;
     over(plan.sweep.n_blocks, [&](int64_t begin, int64_t end, int part_index) {
       SweepCall<T> part = call;
-      alignas(64) T sums[kMaxSweepBits * kMaxLanes] = {};
+      double sums[kMaxSweepBits * kMaxLanes] = {};
       part.gradient = sums;
       part.begin = begin;
       part.end = end;
@@ -639,10 +655,8 @@ class Runner {
       for (int j = 0; j < bits; ++j) {
         const int index = plan.rotations[j];
         const Rotation& r = (*rotations_)[index];
-        T* out = gradient_line(unit, part_index, index);
-        const T sign = T(word_sign(r)) * T(unit.coefficients->frame_sign[index]);
-        for (int lane = 0; lane < lanes_; ++lane)
-          out[lane] += sign * lane_sign(r.z, lane) * sums[j * lanes_ + lane];
+        add_signed(gradient_line(unit, part_index, index), sums + j * lanes_,
+                   word_sign(r) * unit.coefficients->frame_sign[index], r.z);
       }
     });
   }
@@ -683,16 +697,15 @@ class Runner {
     call.unapply = unapply;
     over(call.sweep->n_blocks, [&](int64_t begin, int64_t end, int part_index) {
       LaneCall<T> part = call;
-      alignas(64) T sums[kMaxLaneRotations * kMaxLanes] = {};
+      double sums[kMaxLaneRotations * kMaxLanes] = {};
       part.gradient = sums;
       part.begin = begin;
       part.end = end;
       kernels_->lane_gradient(part);
       for (size_t j = 0; j < n; ++j) {
         const int index = plan.rotations[j];
-        T* out = gradient_line(unit, part_index, index);
-        for (int lane = 0; lane < lanes_; ++lane)
-          out[lane] += T(unit.coefficients->frame_sign[index]) * sums[j * lanes_ + lane];
+        add_signed(gradient_line(unit, part_index, index), sums + j * lanes_,
+                   unit.coefficients->frame_sign[index], 0);
       }
     });
   }
@@ -749,14 +762,13 @@ class Runner {
     call.lambda = lambda;
     over(n_lines_, [&](int64_t begin, int64_t end, int part_index) {
       RotationCall<T> part = call;
-      alignas(64) T sum[kMaxLanes] = {};
+      double sum[kMaxLanes] = {};
       part.gradient = sum;
       part.begin = begin;
       part.end = end;
       kernels_->rotate_gradient(part);
-      T* out = gradient_line(unit, part_index, index);
-      for (int lane = 0; lane < lanes_; ++lane)
-        out[lane] += T(unit.coefficients->frame_sign[index]) * sum[lane];
+      add_signed(gradient_line(unit, part_index, index), sum,
+                 unit.coefficients->frame_sign[index], 0);
     });
   }
 
@@ -794,14 +806,14 @@ class Runner {
   // Walks one tree and adds its words' gradients; the call says what else the walk does. Returns the
   // observable's value in `sums` if it is asked for.
   void tree_gradient(Unit& unit, const Tree& tree, DiagonalGradientCall<T> call,
-                     T* sums = nullptr) const {
+                     double* sums = nullptr) const {
     if (n_line_bits_ < 3) {
       for (const auto& word : tree.words)
         rotate_gradient(unit, word.first, call.psi, call.lambda, call.real_psi);
       return;
     }
     const size_t n_axes = size_t(n_line_bits_ + 1), stride = (n_axes + 1) * lanes_;
-    std::memset(unit.axis_sums.get(), 0, n_parts_ * stride * sizeof(T));
+    std::memset(unit.axis_sums.get(), 0, n_parts_ * stride * sizeof(double));
     call.axis = tree.axis.data();
     call.totals = unit.totals.get();
     over(n_lines_ / 8, [&](int64_t begin, int64_t end, int part_index) {
@@ -820,11 +832,9 @@ class Runner {
       sums[layout_.lane_bits ? 0 : lane] += unit.axis_sums[n_axes * lanes_ + lane];
     for (const auto& word : tree.words) {
       const Rotation& r = (*rotations_)[word.first];
-      const T* sum = unit.axis_sums.get() + size_t(word.second) * lanes_;
-      T* out = gradient_line(unit, 0, word.first);
-      for (int lane = 0; lane < lanes_; ++lane)
-        out[lane] += T(unit.coefficients->frame_sign[word.first]) * lane_sign(r.z, lane) *
-                     sum[lane];
+      const double* sum = unit.axis_sums.get() + size_t(word.second) * lanes_;
+      add_signed(gradient_line(unit, 0, word.first), sum,
+                 unit.coefficients->frame_sign[word.first], r.z);
     }
   }
 
@@ -1078,13 +1088,13 @@ class Runner {
     const int64_t n = request_.columns * (complex_ ? 2 : 1);
     if (request_.columns < amplitudes())
       std::memset(state, 0, (complex_ ? 1.0 : 0.5) * state_size_ * sizeof(T));
-    alignas(64) T squares[2 * kMaxLanes];  // lines of squared real and imaginary parts
+    double squares[2 * kMaxLanes];  // lines of squared real and imaginary parts
     double factors[kMaxLanes];
     std::fill(factors, factors + kMaxLanes, 1.0);
-    const T small = sizeof(T) == 8 ? T(1e-200) : T(1e-25);
+    const double small = sizeof(T) == 8 ? 1e-200 : 1e-25;
     bool real = !complex_;
     for (int attempt = 0; attempt < 2; ++attempt) {
-      std::fill(squares, squares + 2 * kMaxLanes, T(0));
+      std::fill(squares, squares + 2 * kMaxLanes, 0.0);
       if (layout_.lane_bits) {
         load_row(unit, state, complex_, factors[0], squares);
       } else {
@@ -1097,7 +1107,7 @@ class Runner {
                        squares);
       }
       // Complex rows without imaginary parts run as real ones.
-      T imaginary = 0;
+      double imaginary = 0;
       for (int lane = 0; lane < lanes_; ++lane) {
         if (complex_) imaginary += squares[lanes_ + lane];
         squares[lane] += squares[lanes_ + lane];
@@ -1121,7 +1131,7 @@ class Runner {
     return real;
   }
 
-  void load_row(Unit& unit, T* state, bool complex_, double factor, T* squares) const {
+  void load_row(Unit& unit, T* state, bool complex_, double factor, double* squares) const {
     const int64_t n = request_.columns * (complex_ ? 2 : 1);
     std::vector<T> scratch;
     const bool convert = request_.element != own_element(complex_) || factor != 1;
@@ -1154,8 +1164,8 @@ class Runner {
       sum += sums[k];
       imaginary_sum += imaginary[k];
     }
-    squares[0] = T(sum);
-    squares[lanes_] = T(imaginary_sum);
+    squares[0] = sum;
+    squares[lanes_] = imaginary_sum;
   }
 
   // A state in the unit's layout to rows of complex numbers, each times its factor.
@@ -1181,7 +1191,7 @@ class Runner {
   // Adds the observable's value to `sums` (one number a lane) and, if lambda, sets or adds
   // weight * O psi.
   void observe(int observable, const Coefficients<T>& coefficients, const T* psi, bool real,
-               T* lambda, bool& accumulate, const T* weight, T* sums) const {
+               T* lambda, bool& accumulate, const T* weight, double* sums) const {
     for (size_t g = 0; g < schedule_->groups.size(); ++g) {
       const ObservableGroup& group = schedule_->groups[g];
       if (group.observable != observable) continue;
@@ -1200,7 +1210,7 @@ class Runner {
       call.weight = weight;
       call.per_line = layout_.lane_bits > 0;
       call.plane = uint32_t(n_lines_);
-      add_values(sums, [&](int64_t begin, int64_t end, T* value) {
+      add_values(sums, [&](int64_t begin, int64_t end, double* value) {
         ObservableCall<T> part = call;
         part.begin = begin;
         part.end = end;
@@ -1229,7 +1239,7 @@ class Runner {
 
   // Adds the observable's value to `sums`. With `ends_fused_`, psi is before the last diagonal, whose
   // table may be given.
-  void value_of(Unit& unit, int observable, const T* psi, bool real, const T* table, T* sums,
+  void value_of(Unit& unit, int observable, const T* psi, bool real, const T* table, double* sums,
                 const Turn* turn = nullptr) const {
     const Coefficients<T>& coefficients = *unit.coefficients;
     if (!ends_fused_) {
@@ -1261,7 +1271,7 @@ class Runner {
       call.cosine = c;
       call.sine = s;
     }
-    add_values(sums, [&](int64_t begin, int64_t end, T* value) {
+    add_values(sums, [&](int64_t begin, int64_t end, double* value) {
       MeasureCall<T> part = call;
       part.begin = begin;
       part.end = end;
@@ -1270,24 +1280,23 @@ class Runner {
     });
   }
 
-  void write_values(const Unit& unit, const T* sums, double scale, T* out, int64_t stride) const {
+  void write_values(const Unit& unit, const double* sums, double scale, T* out, int64_t stride) const {
     for (int lane = 0; lane < unit.n_rows; ++lane)
-      out[lane * stride] = T(scale * scale * double(sums[lane]) * double(unit.inverse_norm2[lane]));
+      out[lane * stride] = T(scale * scale * sums[lane] * unit.inverse_norm2[lane]);
   }
 
   void marginals(Unit& unit, const T* psi, bool real, double scale) const {
     const size_t k = request_.probability_bits.size();
     const int64_t size = int64_t(1) << k;
     const int width = together();
-    Aligned<T> sums(size_t(size) * width);
-    std::memset(sums.get(), 0, size_t(size) * width * sizeof(T));
+    std::vector<double> sums(size_t(size) * width, 0.0);
     const T* im = psi + state_size_ / 2;
     for (int64_t b = 0; b < amplitudes(); ++b) {
       const size_t at = size_t(place(b)) * width;
       int64_t target = 0;
       for (int bit : request_.probability_bits) target = target << 1 | (b >> bit & 1);
       for (int lane = 0; lane < width; ++lane) {
-        const T x = psi[at + lane], y = real ? T(0) : im[at + lane];
+        const double x = psi[at + lane], y = real ? T(0) : im[at + lane];
         sums[target * width + lane] += x * x + y * y;
       }
     }
@@ -1377,7 +1386,7 @@ class Runner {
       }
     } else if (request_.values) {
       for (int k = 0; k < n_observables; ++k) {
-        alignas(64) T sums[kMaxLanes] = {};
+        double sums[kMaxLanes] = {};
         value_of(unit, k, psi, real, nullptr, sums);
         write_values(unit, sums, scale, request_.values + unit.row * n_observables + k,
                      n_observables);
@@ -1409,7 +1418,7 @@ class Runner {
         weight[lane] = k < 0 ? request_.cotangents[row * n_observables + o] : T(1);
       }
       if (ends_fused_) break;
-      alignas(64) T sums[kMaxLanes] = {};
+      double sums[kMaxLanes] = {};
       observe(o, coefficients, final_psi, final_real, lambda, accumulate,
               k < 0 ? weight : nullptr, sums);
       if (request_.values)
@@ -1417,7 +1426,7 @@ class Runner {
                      n_observables);
     }
     if (!accumulate && !ends_fused_) std::memset(lambda, 0, state_size_ * sizeof(T));
-    std::memset(unit.gradient.get(), 0, n_parts_ * (n_rotations + 1) * lanes_ * sizeof(T));
+    std::memset(unit.gradient.get(), 0, n_parts_ * (n_rotations + 1) * lanes_ * sizeof(double));
     std::vector<double>& factor = unit.factor;  // a * c where step i is differentiated
     T* psi = final_psi;
     T* own_psi = nullptr;
@@ -1446,7 +1455,7 @@ class Runner {
         if (!fused) backward_step(unit, i, lambda);
         for (size_t t = 0; differentiate_here && t < step.trees.size(); ++t) {
           DiagonalGradientCall<T> call = tree_call(at, real, lambda);
-          alignas(64) T sums[kMaxLanes] = {};
+          double sums[kMaxLanes] = {};
           const bool ends = t == 0 && i == n_steps_ - 1 && ends_fused_;
           if (fused && t == 0) call.table = coefficients.tables[i].get();
           if (ends) {
@@ -1530,8 +1539,8 @@ class Runner {
         double* sum = sums + size_t(r.source == Source::parameter ? r.index : P + r.index) * lanes;
         const double scale = r.scale * factor[i];
         for (int part = 0; part < n_parts_; ++part) {
-          const T* line = gradient_line(unit, part, index);
-          for (int lane = 0; lane < lanes; ++lane) sum[lane] += scale * double(line[lane]);
+          const double* line = gradient_line(unit, part, index);
+          for (int lane = 0; lane < lanes; ++lane) sum[lane] += scale * line[lane];
         }
       }
     }
@@ -1613,7 +1622,7 @@ class Runner {
     const size_t bytes = request_.shifts.size() * 2 * size_t(amplitudes()) * sizeof(T);
     if (bytes > kShiftTableBytes) return;
     shift_tables_.resize(request_.shifts.size());
-    run_parts(int(request_.shifts.size()), [&](int e, int) {
+    run_parts(int(request_.shifts.size()), threads_, [&](int e, int) {
       const int start = start_of(request_.shifts[e]);
       if (start < n_steps_ && shifts_table(start))
         shifted_table(shared_, start, request_.shifts[e], shift_tables_[e]);
@@ -1684,7 +1693,7 @@ class Runner {
         }
       }
       for (int k = 0; k < n_observables; ++k) {
-        alignas(64) T sums[kMaxLanes] = {};
+        double sums[kMaxLanes] = {};
         value_of(unit, k, psi, real, last_table, sums, turn.rotation >= 0 ? &turn : nullptr);
         write_values(unit, sums, coefficients.scale[n_steps_],
                      request_.shifted_values +
@@ -1701,6 +1710,7 @@ class Runner {
   const Schedule* schedule_ = nullptr;
   const std::vector<Rotation>* rotations_ = nullptr;
   Layout layout_{};
+  const int threads_ = thread_count();  // read once: it may be changed while this runs
   int n_ = 0, n_line_bits_ = 0, n_steps_ = 0, lanes_ = 0, n_parts_ = 1, earliest_ = 0;
   int64_t n_lines_ = 0;
   uint32_t lane_mask_ = 0;

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "isa.hpp"
 
+#include <atomic>
 #include <chrono>
 #include <cstdlib>
 #include <stdexcept>
@@ -39,7 +40,7 @@ const std::vector<IsaEntry>& isa_entries() {
   return entries;
 }
 
-const IsaEntry* chosen_isa = nullptr;
+std::atomic<const IsaEntry*> chosen_isa{nullptr};
 
 }  // namespace
 
@@ -85,7 +86,7 @@ double fma_rate(double seconds) {
   const KernelTable<double>& kernels = isa().doubles->tables[0];
   const int threads = thread_count();
   std::vector<double> rates(threads);
-  run_parts(threads, [&](int part, int) {
+  run_parts(threads, threads, [&](int part, int) {
     const auto start = std::chrono::steady_clock::now();
     const int64_t rounds = 1 << 16;
     int64_t done = 0;

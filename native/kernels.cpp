@@ -22,6 +22,13 @@ struct Kernels {
   INLINE const V* lines(const T* p) { return reinterpret_cast<const V*>(p); }
   INLINE V* lines(T* p) { return reinterpret_cast<V*>(p); }
 
+  // Sums over many lines are kept in double: a line of partial sums is added every kFlush terms.
+  static constexpr int64_t kFlush = 256;
+  INLINE void flush(V& sum, double* out) {
+    for (int i = 0; i < W; ++i) out[i] += double(sum[i]);
+    sum = V{};
+  }
+
   // Lines by byte offset: what an XOR of scaled addresses gives.
   INLINE const V& at(const V* p, uint64_t bytes) {
     return *reinterpret_cast<const V*>(reinterpret_cast<const char*>(p) + bytes);
@@ -293,6 +300,7 @@ struct Kernels {
     V turns[3 * kMaxSweepBits], sums[kMaxSweepBits];
     both_turns<TAN>(call, turns);
     for (V& sum : sums) sum = V{};
+    int64_t flush_at = call.begin + kFlush / 16;
     const int last = sweep.n_passes - 1;
     const int* bits = sweep.pass_bits;
     for (int64_t block = call.begin; block < call.end; ++block) {
@@ -300,6 +308,10 @@ struct Kernels {
         const uint32_t flips = flips_of(sweep, block, set);
         const uint32_t base = sweep.base[block] | (set ? sweep.plane_bit : 0);
         int lo = 0;
+        if (block == flush_at) {
+          for (int j = 0; j < sweep.bits; ++j) flush(sums[j], call.gradient + j * W);
+          flush_at += kFlush / 16;
+        }
         if (!call.unapply) {
           for (int i = 0; i <= last; lo += bits[i++])
             gradient_pass_of<true, true, SIGNED, TAN, false>(bits[i], sweep, lo, base, source,
@@ -325,7 +337,7 @@ struct Kernels {
         }
       }
     }
-    for (int j = 0; j < sweep.bits; ++j) lines(call.gradient)[j] += sums[j];
+    for (int j = 0; j < sweep.bits; ++j) flush(sums[j], call.gradient + j * W);
   }
 
   static void sweep_gradient(const SweepCall<T>& call) {
@@ -421,6 +433,10 @@ struct Kernels {
       base ^= (gray & 1) ? axis[j] : 0;
     }
     for (uint32_t i = begin; i < end; ++i) {
+      if ((i & (kFlush / 8 - 1)) == 0) {
+        for (int j = 0; j < 3; ++j) flush(differences[j], call.gradient + j * W);
+        if constexpr (OBSERVE) flush(value, call.value);
+      }
       V r[8];
       UNROLL for (int a = 0; a < 8; ++a) {
         const uint32_t line = base ^ corner[a];
@@ -465,8 +481,8 @@ struct Kernels {
       totals[i ^ (i >> 1)] = r[0];
       base ^= axis[3 + __builtin_ctz(i + 1)];
     }
-    for (int j = 0; j < 3; ++j) lines(call.gradient)[j] += differences[j];
-    if constexpr (OBSERVE) *lines(call.value) += value;
+    for (int j = 0; j < 3; ++j) flush(differences[j], call.gradient + j * W);
+    if constexpr (OBSERVE) flush(value, call.value);
   }
 
   template <bool PER_LINE, bool REAL_PSI>
@@ -493,7 +509,6 @@ struct Kernels {
   // The other levels: axes 3 and up over the totals, then the sum of all.
   static void diagonal_totals(const DiagonalGradientCall<T>& call) {
     V* totals = lines(call.totals);
-    V* gradient = lines(call.gradient);
     for (int axis = 3; axis < call.n_bits; ++axis) {
       V d{};
       const uint32_t n = 1u << (call.n_bits - axis - 1);
@@ -501,10 +516,12 @@ struct Kernels {
         const V a = totals[2 * i], b = totals[2 * i + 1];
         d += a - b;
         totals[i] = a + b;
+        if ((i & (kFlush - 1)) == 0) flush(d, call.gradient + axis * W);
       }
-      gradient[axis] += d;
+      flush(d, call.gradient + axis * W);
     }
-    gradient[call.n_bits] += totals[0];
+    V total = totals[0];
+    flush(total, call.gradient + call.n_bits * W);
   }
 
   // ---- observables ------------------------------------------------------------------------------
@@ -516,9 +533,11 @@ struct Kernels {
     const uint32_t plane = call.plane;
     const V weight = call.weight ? *lines(call.weight) : splat(T(1));
     const V factor = splat(call.factor);
+    double* value = call.value;
     V sum{};
     for (uint32_t i = uint32_t(call.begin); i < uint32_t(call.end); ++i) {
       const uint32_t from = i ^ call.mask;
+      if ((i & (kFlush - 1)) == 0) flush(sum, value);
       V dr = table_at<PER_LINE>(call.real_table, from ^ call.shift);
       V di{};
       if constexpr (COMPLEX_TABLE) di = table_at<PER_LINE>(call.imaginary_table, from ^ call.shift);
@@ -548,7 +567,7 @@ struct Kernels {
         }
       }
     }
-    if (call.value) *lines(call.value) += sum;
+    flush(sum, value);
   }
 
   template <bool PER_LINE>
@@ -801,6 +820,8 @@ struct Kernels {
       const uint32_t base = sweep.base[block];
       V re[L], im[L], x[L], y[L];
       V turn_re[L], turn_im[L];
+      if ((block & (kFlush / 4 - 1)) == 0)
+        for (int j = 0; j < sweep.n_rotations; ++j) flush(sums[j], call.gradient + j * W);
       UNROLL for (int e = 0; e < L; ++e) {
         const uint32_t line = base ^ sweep.offset[e];
         re[e] = lambda[line];
@@ -823,7 +844,7 @@ struct Kernels {
         lambda[(base ^ sweep.offset[e]) + call.plane] = im[e];
       }
     }
-    for (int j = 0; j < sweep.n_rotations; ++j) lines(call.gradient)[j] += sums[j];
+    for (int j = 0; j < sweep.n_rotations; ++j) flush(sums[j], call.gradient + j * W);
   }
 
   template <bool PER_LINE>
@@ -841,12 +862,14 @@ struct Kernels {
   static void measure_lines(const MeasureCall<T>& call) {
     const V* psi = lines(call.psi);
     const uint32_t plane = call.plane;
+    double value[W] = {};
     V sum{};
     if constexpr (TURN == 0) {
       for (uint32_t i = uint32_t(call.begin); i < uint32_t(call.end); ++i) {
         V im{};
         if constexpr (!REAL) im = psi[i + plane];
         sum += measured<PER_LINE>(call, i, psi[i], im);
+        if ((i & (kFlush - 1)) == 0) flush(sum, value);
       }
     } else {
       const V cosine = *lines(call.cosine);
@@ -862,10 +885,16 @@ struct Kernels {
               turn_pair<TURN == 1, REAL>(cosine, k_i, k_j, re_i, im_i, re_j, im_j);
               sum += measured<PER_LINE>(call, i, re_i, im_i);
               other += measured<PER_LINE>(call, j, re_j, im_j);
+              if ((i & (kFlush - 1)) == 0) {
+                sum += other;
+                other = V{};
+                flush(sum, value);
+              }
             });
       sum += other;
     }
-    *lines(call.value) += sum * splat(call.factor);
+    flush(sum, value);
+    for (int i = 0; i < W; ++i) call.value[i] += value[i] * double(call.factor);
   }
 
   template <bool PER_LINE, bool REAL>
@@ -896,8 +925,9 @@ struct Kernels {
     for (uint32_t i = uint32_t(call.begin); i < uint32_t(call.end); ++i) {
       const Turned a = turned(call, psi, i, signs);
       sum += lambda[i] * a.im - lambda[i + call.plane] * a.re;
+      if ((i & (kFlush - 1)) == 0) flush(sum, call.gradient);
     }
-    *lines(call.gradient) += sum;
+    flush(sum, call.gradient);
   }
 
   // ---- tables -----------------------------------------------------------------------------------
@@ -968,7 +998,8 @@ struct Kernels {
 
   // Lays W rows of n numbers into lines: number x of every row goes to line[x]. Adds the squares of
   // the numbers at even and odd places (real and imaginary parts of complex rows) to two lines.
-  static void load(const T* const* rows, int64_t n, const uint32_t* line, T* target, T* squares) {
+  static void load(const T* const* rows, int64_t n, const uint32_t* line, T* target,
+                   double* squares) {
     V* out = lines(target);
     V even{}, odd{};
     int64_t x = 0;
@@ -976,6 +1007,10 @@ struct Kernels {
       V r[W];
       for (int i = 0; i < W; ++i) __builtin_memcpy(&r[i], rows[i] + x, BYTES);
       transpose(r);
+      if ((x & (kFlush - 1)) == 0) {
+        flush(even, squares);
+        flush(odd, squares + W);
+      }
       UNROLL for (int i = 0; i < W; i += 2) {
         even += r[i] * r[i];
         odd += r[i + 1] * r[i + 1];
@@ -989,8 +1024,8 @@ struct Kernels {
       (x & 1 ? odd : even) += r * r;
       out[line[x]] = r;
     }
-    lines(squares)[0] += even;
-    lines(squares)[1] += odd;
+    flush(even, squares);
+    flush(odd, squares + W);
   }
 
   // The other way, times a factor per row; rows beyond n_rows are not written.

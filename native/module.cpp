@@ -97,6 +97,9 @@ void fill(qdp::Program* p, int n_qubits, int n_parameters, int n_inputs, int n_o
                            : kind == 4 ? p->tables.size()
                                        : 1;
     require(item >= 0 && size_t(item) < n_items, "item out of range");
+    for (int index : rotations)
+      require(kind <= 1 && (p->rotations[index].x != 0) == (kind == 0),
+              "a step of rotations takes words with an X part, a diagonal step words without");
     p->steps.push_back({qdp::StepKind(kind), rotations, item});
   }
   for (const auto& [observable, x_mask, words, c] : groups) {
@@ -162,6 +165,7 @@ void run(const qdp::Program& p, int64_t rows, const std::optional<Given>& parame
   r.indices = pointer<int64_t>(indices, n);
   for (size_t i = 0; r.indices && i < n; ++i)
     require(r.indices[i] >= 0 && size_t(r.indices[i]) < size, "basis index out of range");
+  require(layout >= 0 && layout <= 2, "expected layout 0, 1 or 2");
   r.layout = qdp::LayoutChoice(layout);
   r.values = pointer<T>(values, n * O);
   r.cotangents = pointer<T>(cotangents, n * O);
@@ -186,12 +190,12 @@ template <class T>
 void define_run(nb::module_& m, const char* name) {
   m.def(name, &run<T>, "program"_a, "rows"_a, "parameters"_a.none(), "parameters_per_row"_a,
         "inputs"_a.none() = nb::none(), "states"_a.none() = nb::none(), "normalize"_a = false,
-        "indices"_a.none() = nb::none(), "layout"_a = 0, "values"_a.none() = nb::none(),
-        "cotangents"_a.none() = nb::none(), "parameter_gradient"_a.none() = nb::none(),
-        "input_gradient"_a.none() = nb::none(), "state_gradient"_a.none() = nb::none(),
-        "final_states"_a.none() = nb::none(), "probabilities"_a.none() = nb::none(),
+        "indices"_a.none() = nb::none(), "layout"_a = 0, "values"_a.none().noconvert() = nb::none(),
+        "cotangents"_a.none() = nb::none(), "parameter_gradient"_a.none().noconvert() = nb::none(),
+        "input_gradient"_a.none().noconvert() = nb::none(), "state_gradient"_a.none().noconvert() = nb::none(),
+        "final_states"_a.none().noconvert() = nb::none(), "probabilities"_a.none().noconvert() = nb::none(),
         "probability_bits"_a = std::vector<int>(),
-        "shifts"_a = std::vector<qdp::ShiftedAngles>(), "shifted_values"_a.none() = nb::none());
+        "shifts"_a = std::vector<qdp::ShiftedAngles>(), "shifted_values"_a.none().noconvert() = nb::none());
 }
 
 void encode_amplitude(const Given& features, int n_qubits, bool normalize, const Any& states) {
@@ -245,7 +249,7 @@ NB_MODULE(_core, m) {
   define_run<double>(m, "run_double");
   define_run<float>(m, "run_single");
   m.def("encode_amplitude", &encode_amplitude, "features"_a, "n_qubits"_a, "normalize"_a,
-        "states"_a);
+        "states"_a.noconvert());
   m.def("instruction_sets", &qdp::instruction_sets);
   m.def("instruction_set", [] { return std::string(qdp::isa().name); });
   m.def("set_instruction_set", &qdp::set_instruction_set, "name"_a);

@@ -53,7 +53,7 @@ struct SweepCall {
   bool load_per_line;
   // Gradient only:
   const T* psi;
-  T* gradient;           // [bits] lines, added to
+  double* gradient;      // [bits] lines, added to: long sums are kept in double
   bool unapply;
 };
 
@@ -90,8 +90,8 @@ struct DiagonalGradientCall {
   uint32_t shift, lane_shift;  // the observable is read at line ^ shift (pending Pauli frame)
   T factor;
   const T* weight;       // one line, or null for 1
-  T* value;              // one line: adds <psi|observable|psi>, not weighted
-  T* gradient;           // [n_bits + 1] lines, one an axis and the sum over all, added to
+  double* value;         // one line: adds <psi|observable|psi>, not weighted
+  double* gradient;      // [n_bits + 1] lines, one an axis and the sum over all, added to
   T* totals;             // 2^(n_bits - 3) lines of scratch
   int64_t begin, end;    // of 2^(n_bits - 3) Gray-code positions
 };
@@ -115,7 +115,7 @@ struct MeasureCall {
   const T* cosine;       // one line each
   const T* sine;
   int64_t begin, end;    // lines
-  T* value;
+  double* value;         // one line, added to
 };
 
 // Sum over the Pauli words of one X mask of an observable: D = sum of c (-1)^(z.x), a table.
@@ -136,7 +136,7 @@ struct ObservableCall {
   bool per_line;
   uint32_t plane;
   int64_t begin, end;
-  T* value;            // one line, added to (not weighted)
+  double* value;       // one line, added to (not weighted)
 };
 
 // Commuting rotations whose X masks reach into the lanes (sample layout), in one walk over cosets of
@@ -176,7 +176,7 @@ struct LaneCall {
   const T* psi;
   bool real_psi;
   const T* lane_signs;   // [n_rotations] lines
-  T* gradient;           // [n_rotations] lines, added to
+  double* gradient;      // [n_rotations] lines, added to
   bool unapply;
 };
 
@@ -195,7 +195,7 @@ struct RotationCall {
   int64_t begin, end;  // lines
   // gradient form: target null, adds Im <lambda|P|psi> with psi = source
   const T* lambda;
-  T* gradient;
+  double* gradient;
 };
 
 // A complex matrix on the 2^k lines base[i] ^ offset[.] of each coset (batch layout).
@@ -234,7 +234,8 @@ struct KernelTable {
   void (*walsh)(double* values, int bits);
   // Lays `lanes` rows of n numbers into lines line[0..n), adding the squares at even and odd places
   // to two lines; and back.
-  void (*load)(const T* const* rows, int64_t n, const uint32_t* line, T* target, T* squares);
+  void (*load)(const T* const* rows, int64_t n, const uint32_t* line, T* target,
+               double* squares);
   void (*store)(const T* source, int64_t n, const uint32_t* line, const T* factor, T* const* rows,
                 int n_rows);
   void (*dense)(const DenseCall<T>&);

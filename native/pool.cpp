@@ -10,16 +10,24 @@
 #include <exception>
 #include <memory>
 #include <mutex>
+#include <stdexcept>
+#include <string>
 #include <thread>
 #include <vector>
 
 namespace qdp {
 namespace {
 
+constexpr int kMostThreads = 1024;
+
 int initial_thread_count() {
   if (const char* text = std::getenv("QDP_NUM_THREADS")) {
-    const int n = std::atoi(text);
-    if (n >= 1) return n;
+    char* end = nullptr;
+    const long n = std::strtol(text, &end, 10);
+    if (end == text || *end || n < 1 || n > kMostThreads)
+      throw std::invalid_argument("QDP_NUM_THREADS: expected a number from 1 to " +
+                                  std::to_string(kMostThreads) + ", got '" + text + "'");
+    return int(n);
   }
   cpu_set_t set;
   if (sched_getaffinity(0, sizeof(set), &set) == 0) {
@@ -130,8 +138,8 @@ int thread_count() {
 
 void set_thread_count(int n) { n_threads = n; }
 
-void run_parts(int n_parts, const std::function<void(int, int)>& task) {
-  const int workers = n_parts < thread_count() ? n_parts : thread_count();
+void run_parts(int n_parts, int n_threads_wanted, const std::function<void(int, int)>& task) {
+  const int workers = n_parts < n_threads_wanted ? n_parts : n_threads_wanted;
   if (workers <= 1) {
     for (int part = 0; part < n_parts; ++part) task(part, 0);
     return;

@@ -6,12 +6,13 @@
 
 namespace qdp {
 
-// Number of threads used: QDP_NUM_THREADS if set, else the processors this process may use.
+// Number of threads used: QDP_NUM_THREADS if set (std::invalid_argument unless it is a number from 1
+// to 1024), else the processors this process may use.
 int thread_count();
 void set_thread_count(int n);
 
-// Calls task(part) for part = 0 .. n_parts - 1 on the pool's threads and the caller; returns when
-// all are done. Tasks are handed out in order; one that throws stops the rest and is rethrown.
-void run_parts(int n_parts, const std::function<void(int part, int worker)>& task);
+// Calls task(part, worker) for part = 0 .. n_parts - 1 on the caller and up to n_threads - 1 threads
+// of the pool, worker < n_threads; returns when all are done. Tasks are handed out in order; one that throws stops the rest and is rethrown.
+void run_parts(int n_parts, int n_threads, const std::function<void(int part, int worker)>& task);
 
 }  // namespace qdp

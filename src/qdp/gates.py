@@ -302,9 +302,12 @@ class Operation:
         [[-0.5, 0.0], [0.0, 0.5]]
         """
         total: Matrix = np.zeros(1, dtype=np.complex128)
+        # Within one period first: the sum of a large angle and a shift would be rounded.
+        half = angles[slot] / 2
+        angle = 2 * math.atan2(math.sin(half), math.cos(half))
         for shift, weight in _DERIVATIVE_RULE:
             shifted = list(angles)
-            shifted[slot] += shift
+            shifted[slot] = angle + shift
             total = total + weight * self.matrix_value(shifted)
         return total
 
