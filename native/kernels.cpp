@@ -748,39 +748,41 @@ struct Kernels {
     }
   }
 
-  // -i P on one line's partner, without the sine: k holds the signs; g the sign of i^turns.
-  INLINE void lane_turn(const LaneRotation& r, uint32_t base, V k, const V* re, const V* im,
-                        V* out_re, V* out_im) {
-    const Index index = exchange_index(r.lane_mask);
-    const uint32_t flips =
-        r.signs ^ ((__builtin_popcount(r.z & base) & 1) ? ~uint32_t(0) : uint32_t(0));
-    const V turns[2] = {r.turns < 2 ? k : -k, r.turns < 2 ? -k : k};
-    if (r.turns & 1) {
-      partners(r.partner, [&](int p, int q) __attribute__((always_inline)) {
-        const V turn = turns[flips >> q & 1];
-        out_re[p] = turn * __builtin_shuffle(re[q], index);
-        out_im[p] = turn * __builtin_shuffle(im[q], index);
-      });
-    } else {
-      partners(r.partner, [&](int p, int q) __attribute__((always_inline)) {
-        const V turn = turns[flips >> q & 1];
-        out_re[p] = turn * __builtin_shuffle(im[q], index);
-        out_im[p] = -(turn * __builtin_shuffle(re[q], index));
-      });
+  // The factor of -i P for every line of a coset and both signs of its base: [2][L] a rotation.
+  INLINE void lane_factors(const LaneSweep& sweep, const V* given, int stride, V way, V* factors) {
+    for (int j = 0; j < sweep.n_rotations; ++j) {
+      const LaneRotation& r = sweep.rotations[j];
+      const V turn = given[stride * j] * (r.turns < 2 ? way : -way);
+      for (int e = 0; e < L; ++e) {
+        const bool flip = r.signs >> e & 1;
+        factors[2 * L * j + e] = flip ? -turn : turn;
+        factors[2 * L * j + L + e] = flip ? turn : -turn;
+      }
     }
   }
 
-  INLINE void lane_add(bool tangent, V c, const V* turn_re, const V* turn_im, V* re, V* im) {
-    if (tangent) {
-      UNROLL for (int e = 0; e < L; ++e) {
-        re[e] += turn_re[e];
-        im[e] += turn_im[e];
-      }
+  INLINE const V* factors_at(const LaneRotation& r, const V* factors, int j, uint32_t base) {
+    return factors + 2 * L * j + (__builtin_popcount(r.z & base) & 1 ? L : 0);
+  }
+
+  // One rotation in place: re, im times c, plus the partners' lines times their factors.
+  INLINE void lane_turn(const LaneRotation& r, const V* factor, V c, V* re, V* im) {
+    const Index index = exchange_index(r.lane_mask);
+    V out_re[L], out_im[L];
+    if (r.turns & 1) {
+      partners(r.partner, [&](int p, int q) __attribute__((always_inline)) {
+        out_re[p] = c * re[p] + factor[q] * __builtin_shuffle(re[q], index);
+        out_im[p] = c * im[p] + factor[q] * __builtin_shuffle(im[q], index);
+      });
     } else {
-      UNROLL for (int e = 0; e < L; ++e) {
-        re[e] = c * re[e] + turn_re[e];
-        im[e] = c * im[e] + turn_im[e];
-      }
+      partners(r.partner, [&](int p, int q) __attribute__((always_inline)) {
+        out_re[p] = c * re[p] + factor[q] * __builtin_shuffle(im[q], index);
+        out_im[p] = c * im[p] - factor[q] * __builtin_shuffle(re[q], index);
+      });
+    }
+    UNROLL for (int e = 0; e < L; ++e) {
+      re[e] = out_re[e];
+      im[e] = out_im[e];
     }
   }
 
@@ -789,17 +791,23 @@ struct Kernels {
     const V* source = lines(call.source);
     V* target = lines(call.target);
     const V* given = lines(call.coefficient);
-    const V way = splat(call.inverse ? T(-1) : T(1));
+    V factors[2 * L * kMaxLaneRotations];
+    lane_factors(sweep, given + 1, 2, splat(call.inverse ? T(-1) : T(1)), factors);
     for (int64_t block = call.begin; block < call.end; ++block) {
       const uint32_t base = sweep.base[block];
-      V re[L], im[L], turn_re[L], turn_im[L];
+      V re[L], im[L];
       UNROLL for (int e = 0; e < L; ++e) {
         re[e] = source[base ^ sweep.offset[e]];
         im[e] = call.real_source ? V{} : source[(base ^ sweep.offset[e]) + call.plane];
       }
       for (int j = 0; j < sweep.n_rotations; ++j) {
-        lane_turn(sweep.rotations[j], base, given[2 * j + 1] * way, re, im, turn_re, turn_im);
-        lane_add(call.tangent, given[2 * j], turn_re, turn_im, re, im);
+        const LaneRotation& r = sweep.rotations[j];
+        const V* factor = factors_at(r, factors, j, base);
+        if (call.tangent) {
+          lane_turn(r, factor, splat(T(1)), re, im);
+        } else {
+          lane_turn(r, factor, given[2 * j], re, im);
+        }
       }
       UNROLL for (int e = 0; e < L; ++e) {
         target[base ^ sweep.offset[e]] = re[e];
@@ -813,13 +821,14 @@ struct Kernels {
     const V* psi = lines(call.psi);
     V* lambda = lines(call.target);
     const V* given = lines(call.coefficient);
-    const V* signs = lines(call.lane_signs);
+    V factors[2 * L * kMaxLaneRotations], signs[2 * L * kMaxLaneRotations];
+    lane_factors(sweep, given + 1, 2, splat(T(-1)), factors);
+    lane_factors(sweep, lines(call.lane_signs), 1, splat(T(1)), signs);
     V sums[kMaxLaneRotations];
     for (V& sum : sums) sum = V{};
     for (int64_t block = call.begin; block < call.end; ++block) {
       const uint32_t base = sweep.base[block];
       V re[L], im[L], x[L], y[L];
-      V turn_re[L], turn_im[L];
       if ((block & (kFlush / 4 - 1)) == 0)
         for (int j = 0; j < sweep.n_rotations; ++j) flush(sums[j], call.gradient + j * W);
       UNROLL for (int e = 0; e < L; ++e) {
@@ -830,14 +839,28 @@ struct Kernels {
         y[e] = call.real_psi ? V{} : psi[line + call.plane];
       }
       for (int j = 0; j < sweep.n_rotations; ++j) {
-        lane_turn(sweep.rotations[j], base, signs[j], x, y, turn_re, turn_im);
-        UNROLL for (int e = 0; e < L; ++e)
-          sums[j] += re[e] * turn_re[e] + im[e] * turn_im[e];
+        const LaneRotation& r = sweep.rotations[j];
+        const V* sign = factors_at(r, signs, j, base);
+        const Index index = exchange_index(r.lane_mask);
+        V sum{};
+        if (r.turns & 1) {
+          partners(r.partner, [&](int p, int q) __attribute__((always_inline)) {
+            sum += sign[q] * (re[p] * __builtin_shuffle(x[q], index) +
+                              im[p] * __builtin_shuffle(y[q], index));
+          });
+        } else {
+          partners(r.partner, [&](int p, int q) __attribute__((always_inline)) {
+            sum += sign[q] * (re[p] * __builtin_shuffle(y[q], index) -
+                              im[p] * __builtin_shuffle(x[q], index));
+          });
+        }
+        sums[j] += sum;
       }
       if (!call.unapply) continue;
       for (int j = 0; j < sweep.n_rotations; ++j) {
-        lane_turn(sweep.rotations[j], base, -given[2 * j + 1], re, im, turn_re, turn_im);
-        lane_add(call.tangent, given[2 * j], turn_re, turn_im, re, im);
+        const LaneRotation& r = sweep.rotations[j];
+        const V* factor = factors_at(r, factors, j, base);
+        lane_turn(r, factor, call.tangent ? splat(T(1)) : given[2 * j], re, im);
       }
       UNROLL for (int e = 0; e < L; ++e) {
         lambda[base ^ sweep.offset[e]] = re[e];

@@ -437,12 +437,12 @@ class _Run:
 
     # Arithmetic
 
-    def is_real(self) -> list[bool]:
-        """Whether the state is still real before each step, and at the end."""
-        real = [self.encoding is not None]
-        for step in self.program.steps:
-            real.append(real[-1] and self.keeps_real(step))
-        return real
+    def is_real(self, start: int, real: bool) -> list[bool]:
+        """Whether the state is still real before each step from ``start`` on, and at the end."""
+        found = [real]
+        for step in self.program.steps[start:]:
+            found.append(found[-1] and self.keeps_real(step))
+        return found
 
     def keeps_real(self, step: Step) -> bool:
         return step.kind == "rotations" and all(map(_is_real_matrix, self.rotations(step)))
@@ -453,7 +453,7 @@ class _Run:
         if step.kind == "rotations":
             planes = 1 if real and self.keeps_real(step) else 2
             return sum(
-                (3 if self.crosses_lanes(rotation) or self.varies(rotation) else 2) * planes * size
+                (3 if self.varies(rotation) else 2) * planes * size
                 for rotation in self.rotations(step)
             )
         if step.kind == "diagonal":
@@ -465,10 +465,6 @@ class _Run:
             return 8 * size << len(dense.bits) >> dense.control_mask.bit_count()
         return 6 * size if step.kind == "table" else 0
 
-    def crosses_lanes(self, rotation: PauliRotation) -> bool:
-        """Whether a rotation pairs amplitudes within one register."""
-        return self.layout.name == "sample" and bool(rotation.x & (self.layout.lanes - 1))
-
     def observable_flops(self, real: bool) -> int:
         planes = 1 if real else 2
         return sum(
@@ -476,19 +472,25 @@ class _Run:
             for group in self.program.groups
         )
 
-    def value_flops(self, start: int, real: Sequence[bool]) -> int:
+    def value_flops(self, start: int, real: bool) -> int:
         """Operations a row from the state before step ``start`` to the values, if there are any."""
-        steps = self.program.steps
-        walk = sum(self.step_flops(steps[i], real[i]) for i in range(start, len(steps)))
-        return walk + self.observable_flops(real[-1])
+        *before, end = self.is_real(start, real)
+        steps = self.program.steps[start:]
+        walk = sum(self.step_flops(step, flag) for step, flag in zip(steps, before, strict=True))
+        return walk + self.observable_flops(end)
+
+    @property
+    def starts_real(self) -> bool:
+        """Whether rows enter as real numbers."""
+        return self.encoding is not None
 
     def forward_flops(self) -> int:
         """Operations a row for values, or states."""
-        return self.value_flops(0, self.is_real())
+        return self.value_flops(0, self.starts_real)
 
     def adjoint_flops(self) -> int:
         """Operations a row for values and all gradients."""
-        real = self.is_real()
+        real = self.is_real(0, self.starts_real)
         size = self.amplitudes
         recomputes = self.recomputes("adjoint")
         total = self.forward_flops()
@@ -511,20 +513,32 @@ class _Run:
         return total
 
     def shift_flops(self) -> int:
-        """Operations a row for values and all shifted ones, each from the first step it changes."""
+        """Operations a row for values and all shifted ones, each from the first step it changes.
+
+        A shift in a table of phases costs no row anything; elsewhere it is one more rotation.
+        """
         total = self.forward_flops()
+        real = self.is_real(0, self.starts_real)
         step_of = {
             index: number
             for number, step in enumerate(self.program.steps)
             for index in step.rotations
         }
-        mixed = [False] * (len(self.program.steps) + 1)
         for operation, slot, n_shifts in self.shifted_angles():
             changed = self.program.rotations_of(operation, slot)
-            if changed:  # else it is a global phase
-                start = min(step_of[index] for index in changed) + 1
-                shift = 6 * self.amplitudes * len(changed)
-                total += n_shifts * (shift + self.value_flops(start, mixed))
+            if not changed:  # a global phase
+                continue
+            start = min(step_of[index] for index in changed)
+            first = self.program.steps[start]
+            if first.kind == "diagonal" and not any(map(self.varies, self.rotations(first))):
+                once = self.value_flops(start, real[start])
+            else:
+                stays = real[start + 1] and all(
+                    _is_real_matrix(self.program.rotations[index]) for index in changed
+                )
+                turned = (3 if stays else 6) * self.amplitudes * len(changed)
+                once = turned + self.value_flops(start + 1, stays)
+            total += n_shifts * once
         return total
 
     # Words
