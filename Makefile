@@ -14,6 +14,9 @@ SANITIZED := build/sanitize
 # Optimised further, instrumented kernels take many minutes to compile; what comes last counts.
 SANITIZE_RULE := <CMAKE_CXX_COMPILER> <DEFINES> <INCLUDES> <FLAGS> -O1 -g1 \
 	-fsanitize=address,undefined -fno-sanitize-recover=undefined -o <OBJECT> -c <SOURCE>
+SANITIZED_PYTHON = ASAN_OPTIONS=detect_leaks=0 PYTHONMALLOC=malloc PYTHONPATH=$(SANITIZED) \
+	LD_PRELOAD="$$(g++ -print-file-name=libasan.so) $$(g++ -print-file-name=libstdc++.so)" \
+	QDP_REQUIRE=cpu $(VENV)/bin/python
 
 # The constraints hold inside pip's isolated builds as well (by the second name in newer pips).
 export PIP_CONSTRAINT := constraints.txt
@@ -43,10 +46,8 @@ sanitize: $(VENV)/.package $(VENV)/.test
 		-Cbuild-dir=build/sanitize-objects \
 		-Ccmake.define.CMAKE_CXX_COMPILE_OBJECT="$(SANITIZE_RULE)" \
 		-Ccmake.define.CMAKE_MODULE_LINKER_FLAGS=-fsanitize=address,undefined .
-	LD_PRELOAD="$$(g++ -print-file-name=libasan.so) $$(g++ -print-file-name=libstdc++.so)" \
-		ASAN_OPTIONS=detect_leaks=0 PYTHONMALLOC=malloc PYTHONPATH=$(SANITIZED) QDP_REQUIRE=cpu \
-		$(VENV)/bin/python -m pytest --quiet -p no:cacheprovider \
-		tests/test_cpu.py tests/test_program.py
+	$(SANITIZED_PYTHON) -c 'from qdp import _core; assert "$(SANITIZED)" in _core.__file__'
+	$(SANITIZED_PYTHON) -m pytest --quiet -p no:cacheprovider tests/test_cpu.py tests/test_program.py
 
 clean:
 	rm -rf build dist $(VENV)

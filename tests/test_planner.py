@@ -226,9 +226,10 @@ def test_arithmetic_of_angles_per_row_and_four_shifts(machine):
     text = explain(circuit, "Z1", rows=8)
     work = lines(text, "work a row")
     assert work[0] == "values 80 FLOP; 72 B in, 8 B out"
-    # Each of four shifts turns about both words, 2 * 6 A, before <Z1>, 6 A.
-    assert work[2] == "parameter-shift 368 FLOP in 4 shifted values"
-    assert 80 + 4 * (12 + 6) * 4 == 368
+    # The X word joins RX in the first step, the Z X word is the second. Each of four shifts turns
+    # about both words, 2 * 6 A, before the second step, 4 A, and <Z1>, 6 A.
+    assert work[2] == "parameter-shift 432 FLOP in 4 shifted values"
+    assert 80 + 4 * (12 + 4 + 6) * 4 == 432
 
 
 # Words
