@@ -199,7 +199,8 @@ def _describe_run(
     """Return the first line of the records."""
     shown = {**vars(arguments), "contenders": contenders}
     shown["output_dir"] = str(arguments.output_dir)
-    shown["data_dir"] = None if arguments.data_dir is None else str(arguments.data_dir)
+    # Records are published: the folder's name is enough, where it lies is nobody's business.
+    shown["data_dir"] = None if arguments.data_dir is None else arguments.data_dir.name
     libraries = ("qdp", "numpy", "torch", "pennylane", "pennylane-lightning", "scikit-learn")
     return {
         "run": uuid.uuid4().hex,

@@ -61,6 +61,11 @@ struct DensePlan {
 
 constexpr int kMaxLanes = 16;  // floats in the widest register
 constexpr double kQuarterTurn = 0.78539816339744830962;
+// From here on a tile of rows falls out of the second-level cache and one row at a time is faster.
+template <class T>
+constexpr int kSampleQubits = sizeof(T) == 8 ? 14 : 15;
+// One row is split over the threads from this many lines on; below, waking them costs more.
+constexpr int kSplitLineBits = 12;
 constexpr size_t kTileBytes = size_t(512) << 10;        // of one state before lines are narrowed
 constexpr size_t kShiftTableBytes = size_t(128) << 20;
 constexpr size_t kCheckpointBytes = size_t(48) << 20;   // a thread; beyond, states are recomputed
@@ -101,6 +106,9 @@ class Runner {
     may_flip_ = program_.only_rotations() && !request_.final_states && !request_.probabilities;
     wants_gradient_ =
         request_.parameter_gradient || request_.input_gradient || request_.state_gradient;
+    step_of_.resize(rotations_->size(), -1);
+    for (int i = 0; i < n_steps_; ++i)
+      for (int index : program_.steps[i].rotations) step_of_[index] = i;
     build_line_map();
     convert_tables();
     plan_checkpoints();
@@ -116,7 +124,7 @@ class Runner {
     const int64_t rows_per_unit = layout_.lane_bits ? 1 : lanes_;
     const int64_t n_units = (request_.rows + rows_per_unit - 1) / rows_per_unit;
     const int threads = threads_;
-    const bool split_state = layout_.lane_bits && n_units < threads && n_line_bits_ >= 9;
+    const bool split_state = layout_.lane_bits && n_units < threads && n_line_bits_ >= kSplitLineBits;
     n_parts_ = split_state ? threads : 1;
     const int n_workers = split_state ? 1 : int(std::min<int64_t>(threads, n_units));
     std::vector<Unit> units(n_workers > 0 ? n_workers : 1);
@@ -178,7 +186,7 @@ class Runner {
         throw std::invalid_argument("the sample layout needs more qubits than that");
       sample = true;
     } else if (request_.layout == LayoutChoice::automatic) {
-      sample = n_ >= lane_bits + 3 && (n_ >= 15 || (n_ >= 9 && request_.rows * 2 <= lanes));
+      sample = n_ >= lane_bits + 3 && (n_ >= kSampleQubits<T> || (n_ >= 9 && request_.rows * 2 <= lanes));
     }
     if (sample) {
       layout_.lane_bits = lane_bits;
@@ -1087,7 +1095,7 @@ class Runner {
     }
     const int64_t n = request_.columns * (complex_ ? 2 : 1);
     if (request_.columns < amplitudes())
-      std::memset(state, 0, (complex_ ? 1.0 : 0.5) * state_size_ * sizeof(T));
+      std::memset(state, 0, (complex_ ? state_size_ : state_size_ / 2) * sizeof(T));
     double squares[2 * kMaxLanes];  // lines of squared real and imaginary parts
     double factors[kMaxLanes];
     std::fill(factors, factors + kMaxLanes, 1.0);
@@ -1577,12 +1585,7 @@ class Runner {
   int step_of(int rotation) const { return step_of_[rotation]; }
 
   // Index of the checkpoint that an evaluation starts from.
-  int start_of(const ShiftedAngles& angles) {
-    if (step_of_.empty()) {
-      step_of_.resize(rotations_->size(), -1);
-      for (int i = 0; i < n_steps_; ++i)
-        for (int index : program_.steps[i].rotations) step_of_[index] = i;
-    }
+  int start_of(const ShiftedAngles& angles) const {
     int first = n_steps_;
     for (const auto& angle : angles) first = std::min(first, step_of(angle.first));
     if (first == n_steps_) return ends_fused_ ? n_steps_ - 1 : n_steps_;

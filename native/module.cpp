@@ -256,7 +256,7 @@ NB_MODULE(_core, m) {
   m.def("fma_rate", &qdp::fma_rate, "seconds"_a, nb::call_guard<nb::gil_scoped_release>());
   m.def("thread_count", &qdp::thread_count);
   m.def("set_thread_count", [](int n) {
-    require(n >= 1, "expected at least one thread");
+    require(n >= 1 && n <= 1024, "expected 1 to 1024 threads");
     qdp::set_thread_count(n);
   }, "n"_a);
 }

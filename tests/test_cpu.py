@@ -1423,3 +1423,14 @@ def test_shifts_are_the_gradient(seed, n_qubits, rows, per_row):
         expected[:, :, angle.index] += slope
     actual = backend.adjoint(circuit, batch, observables, frozenset({"parameters"})).parameters
     assert_close(actual, expected, "double", 2 * weight_of(observables) * slope_of(circuit))
+
+
+def test_evaluations_without_shifts_run_on_all_threads():
+    # Nothing to shift, many tiles at once: every one must find the program's steps known.
+    circuit = Circuit(4, [gates.RX(0.3, 0), gates.CNOT([0, 1]), gates.RY(0.2, 1)])
+    batch = Batch(512, np.zeros(0))
+    observables = [Observable("Z0 + Z1")]
+    expected = REFERENCE.expectation(circuit, Batch(1, np.zeros(0)), observables)
+    for _ in range(20):
+        actual = CpuBackend().shifted_expectation(circuit, batch, observables, [(), (), ()])
+        np.testing.assert_allclose(actual, np.broadcast_to(expected, (3, 512, 1)), atol=1e-12)

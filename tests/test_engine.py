@@ -730,3 +730,19 @@ def test_bytes_are_written_with_their_unit():
     sizes = {10: "10 B", 2**20: "1.0 MiB", 5 * 2**40: "5.0 TiB", 2**63: "8192.0 PiB"}
     for size, text in sizes.items():
         assert memory.format_bytes(size) == text
+
+
+def test_a_constant_adds_nothing_to_the_variance(backend, precision):
+    circuit = qdp.Circuit(1, [qdp.gates.RX(qdp.parameter(0), 0)])
+    options = {"backend": backend, "precision": precision}
+    plain = qdp.variance(circuit, [np.pi / 3], None, "Z0", **options)
+    offset = qdp.variance(circuit, [np.pi / 3], None, "10000 I + Z0", **options)
+    np.testing.assert_array_equal(plain, offset)
+    np.testing.assert_allclose(offset, 0.75, rtol=1e-6 if precision == "single" else 1e-12)
+    assert qdp.variance(circuit, [np.pi / 3], None, "3 I", **options) == 0
+
+
+def test_parameters_may_be_called_params(backend):
+    circuit = qdp.Circuit(1, [qdp.gates.RX(qdp.parameter(0), 0)])
+    short = qdp.gradient(circuit, [0.3], None, "Z0", wrt="params", backend=backend)
+    np.testing.assert_allclose(short, [[-np.sin(0.3)]], rtol=1e-12)

@@ -152,8 +152,9 @@ def test_a_run_takes_no_more_memory_than_estimated():
         (9, 4, "double", "avx512", ("sample", 8, 2**13, 2, False)),
         (9, 8, "single", "avx512", ("sample", 16, 2**12, 2, False)),
         (9, 1, "double", "sse4", ("sample", 2, 2**13, 1, False)),
-        (10, 1, "double", "sse4", ("sample", 2, 2**14, 1, True)),
-        (14, 99, "double", "avx512", ("batch", 4, 2**20, 2, False)),
+        (10, 1, "double", "sse4", ("sample", 2, 2**14, 1, False)),
+        (14, 99, "double", "avx512", ("sample", 8, 2**18, 2, False)),
+        (14, 99, "single", "avx512", ("batch", 8, 2**20, 2, False)),
         (15, 99, "double", "avx512", ("sample", 8, 2**19, 2, False)),
         (15, 1, "double", "avx512", ("sample", 8, 2**19, 1, True)),
         (15, 0, "double", "avx512", ("sample", 8, 2**19, 1, True)),
@@ -174,7 +175,7 @@ def test_layouts(n_qubits, rows, precision, isa, expected):
 @pytest.mark.parametrize("precision", ["double", "single"])
 @pytest.mark.parametrize(
     ("n_qubits", "rows"),
-    [(8, 1), (9, 1), (9, 2), (9, 3), (9, 4), (9, 5), (9, 8), (9, 9), (14, 9), (15, 9)],
+    [(8, 1), (9, 1), (9, 2), (9, 3), (9, 4), (9, 5), (9, 8), (9, 9), (13, 9), (14, 9), (15, 9)],
 )
 def test_the_engine_chooses_the_same_layout(n_qubits, rows, precision):
     # The two layouts add in another order, so that their last bits differ.

@@ -242,6 +242,11 @@ class GradientBenchmark:
         """
         rows = self._checked(data, warmup, runs)
         parameters = self.params.detach()
+        states = torch.empty(
+            (len(rows), 2**self.n_qubits),
+            dtype=torch.complex128 if self.precision == "double" else torch.complex64,
+            device=rows.device,
+        )
 
         def repeat() -> tuple[Any, float, float]:
             return qdp_gradients(
@@ -253,6 +258,7 @@ class GradientBenchmark:
                 method=self.method,
                 backend=self.backend,
                 precision=self.precision,
+                buffer=states,
                 synchronize=self._synchronize,
             )
 

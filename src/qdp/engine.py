@@ -14,7 +14,7 @@ import operator
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import numpy as np
 
@@ -22,7 +22,7 @@ from qdp import arrays, encodings, gates, gradients, memory, sampling
 from qdp.arrays import Array, Library
 from qdp.backends.base import Backend, Batch, Precision
 from qdp.backends.reference import ReferenceBackend
-from qdp.circuit import Circuit, Observable
+from qdp.circuit import Circuit, Observable, PauliTerm
 from qdp.encodings import Amplitude, Angle, Basis, Encoding
 from qdp.errors import BackendUnavailable
 
@@ -107,6 +107,8 @@ def variance(
     array([0.75])
     """
     given, single = _observables(observable, circuit)
+    # A constant has no variance; left in, its square would swamp the rest.
+    given = tuple(_without_identity(one) for one in given)
     both = (*(_squared(one) for one in given), *given)
     found = expectation(
         circuit,
@@ -307,6 +309,9 @@ def value_and_grad(
     precision: Precision | None = None,
 ) -> Any:
     """Return expectation values and their gradients from one run: what the two verbs give.
+
+    Both are plain numbers: nothing is recorded for torch's autograd, for which ``expectation`` is
+    there.
 
     >>> import qdp
     >>> circuit = qdp.Circuit(1, [qdp.gates.RX(qdp.parameter(0), 0)])
@@ -769,6 +774,15 @@ def _observable_from_text(text: str) -> Observable:
     return Observable(text)
 
 
+def _without_identity(observable: Observable) -> Observable:
+    constant = sum(
+        term.coefficient
+        for term in observable.components
+        if isinstance(term, PauliTerm) and not term.paulis
+    )
+    return observable - constant * Observable("1.0 I") if constant else observable
+
+
 @functools.lru_cache(maxsize=256)
 def _squared(observable: Observable) -> Observable:
     return observable.squared()
@@ -933,13 +947,14 @@ def _wires(wires: Sequence[int] | None, circuit: Circuit) -> tuple[int, ...]:
 
 
 def _wrt(wrt: Argument | tuple[Argument, ...]) -> tuple[tuple[Argument, ...], bool]:
-    names = wrt if isinstance(wrt, tuple) else (wrt,)
+    given: tuple[str, ...] = wrt if isinstance(wrt, tuple) else (wrt,)
+    names = tuple("parameters" if name == "params" else name for name in given)
     if not names or len(set(names)) != len(names) or not set(names) <= set(_ARGUMENTS):
         raise ValueError(
             f"wrt: expected one of {', '.join(_ARGUMENTS)}, or a tuple of different ones, got "
             f"{wrt!r}"
         )
-    return names, isinstance(wrt, tuple)
+    return cast(tuple[Argument, ...], names), isinstance(wrt, tuple)
 
 
 def _positive(name: str, value: int) -> int:

@@ -31,7 +31,8 @@ _NARROW_LINE_BYTES = {"avx512": 32}
 _TILE_BYTES = 512 * 2**10
 _CHECKPOINT_BYTES = 48 * 2**20
 _SHIFT_TABLE_BYTES = 128 * 2**20
-_SAMPLE_QUBITS = 15
+_SAMPLE_QUBITS = {"double": 14, "single": 15}
+_SPLIT_LINE_BITS = 12
 _SAMPLE_QUBITS_FEW_ROWS = 9
 _MOST_STEPS_SHOWN = 12
 # Results of shifted evaluations beyond this come in chunks (qdp.gradients).
@@ -232,9 +233,10 @@ def choose_layout(n_qubits: int, rows: int, precision: Precision, isa: str, thre
     lane_bits = lanes.bit_length() - 1
     state_bytes = 2 * item * 2**n_qubits
     if n_qubits >= lane_bits + 3 and (
-        n_qubits >= _SAMPLE_QUBITS or (n_qubits >= _SAMPLE_QUBITS_FEW_ROWS and 2 * rows <= lanes)
+        n_qubits >= _SAMPLE_QUBITS[precision]
+        or (n_qubits >= _SAMPLE_QUBITS_FEW_ROWS and 2 * rows <= lanes)
     ):
-        splits = rows < threads and n_qubits - lane_bits >= 9
+        splits = rows < threads and n_qubits - lane_bits >= _SPLIT_LINE_BITS
         workers = 1 if splits else max(1, min(threads, rows))
         return Layout("sample", lanes, state_bytes, workers, splits)
     if state_bytes * lanes > _TILE_BYTES:

@@ -410,7 +410,8 @@ class _Builder:
                     for wire, value in zip(wires, bits, strict=True):
                         image = self.frame.z[wire]
                         z = np.concatenate([z, z ^ np.uint32(image.z)])
-                        c = np.concatenate([c, c * (image.sign * (-1) ** value)]) / 2
+                        sign = np.complex128(image.sign * (1 - 2 * value))
+                        c = np.concatenate([c, c * sign]) * np.complex128(0.5)
                     yield 0, z, c
                 else:
                     for number in range(2 ** len(wires)):

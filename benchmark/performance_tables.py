@@ -1,0 +1,144 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Writes the tables of docs/performance.md from the records in benchmark/results.
+
+Everything between the two markers is replaced; the text around it is written by hand. With
+``--check`` nothing is written and a difference is exit status 1.
+
+    python -m benchmark.performance_tables
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmark.core import records, report
+from benchmark.core.records import Leg
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+RESULTS = REPOSITORY / "benchmark" / "results"
+DOCUMENT = REPOSITORY / "docs" / "performance.md"
+BEGIN = "<!-- tables: begin, written by benchmark.performance_tables -->"
+END = "<!-- tables: end -->"
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
+    """Return a Markdown table."""
+    lines = [head, ["---"] * len(head), *rows]
+    return ["| " + " | ".join(line) + " |" for line in lines]
+
+
+def per_row(leg: Leg) -> str:
+    """Return the microseconds a row takes, with the interval of the median."""
+    total = leg.total
+    scale = 1e3 / leg.n_samples
+    mark = "*" if leg.extrapolated else ""
+    spread = f"{total.low * scale:.4g} to {total.high * scale:.4g}"
+    return f"{total.median * scale:.4g}{mark} ({spread})"
+
+
+def comparison(path: Path, run: Mapping[str, Any], legs: Sequence[Leg]) -> list[str]:
+    """Return the section of one recorded comparison."""
+    arguments, machine = run["arguments"], run["environment"]
+    case = run["case"]
+    lines = [
+        f"### n = {case['n_qubits']}, {arguments['method']}, {arguments['observable']}",
+        "",
+        f"[{path.name}](../benchmark/results/{path.name}): {run['dataset']['name']}, "
+        f"{arguments['precision']} precision, {case['threads']} threads, {machine['cpu']}, "
+        f"commit {str(machine['git']['commit'])[:10]}. Microseconds a row, median and its "
+        "interval; * on fewer rows.",
+        "",
+    ]
+    rows = []
+    for n_samples in sorted({leg.n_samples for leg in legs}):
+        of_size = [leg for leg in legs if leg.n_samples == n_samples]
+        fused, own = report.find(of_size, "qdp-fused"), report.find(of_size, "qdp")
+        timed = sorted((leg for leg in of_size if leg.ok), key=lambda leg: leg.total.median)
+        for leg in timed:
+            is_own = leg.contender in report.OWN
+            rows.append(
+                [
+                    str(n_samples),
+                    leg.contender,
+                    per_row(leg),
+                    report.ratio_words(leg, fused) if fused and not is_own else "",
+                    report.ratio_words(leg, own) if own and not is_own else "",
+                ]
+            )
+        for leg in of_size:
+            if not leg.ok:
+                rows.append([str(n_samples), leg.contender, f"{leg.status}: {leg.reason}", "", ""])
+    head = ["rows", "contender", "us a row", "time over qdp-fused", "time over qdp"]
+    return [*lines, *table(head, rows), ""]
+
+
+def rates(path: Path, lines: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return the section of one run of benchmark.engine_rates."""
+    run = lines[0]
+    rows = [
+        [
+            str(one["kind"]),
+            str(one["n_qubits"]),
+            str(one["rows"]),
+            str(one["precision"]),
+            str(one["threads"]),
+            f"{one['us_per_row']:.4g}",
+            f"{one['flop_per_s'] / 1e9:.3g}",
+            f"{one['fraction_of_peak']:.0%}",
+        ]
+        for one in lines[1:]
+    ]
+    head = ["what", "n", "rows", "precision", "threads", "us a row", "GFLOP/s", "of peak"]
+    commit = str(run["git"]["commit"])[:10]
+    return [
+        "### The engine against the processor",
+        "",
+        f"[{path.name}](../benchmark/results/{path.name}): {run['cpu']}, commit {commit}. Two "
+        "layers of the ladder, sum of Z, raw features in, all Python included.",
+        "",
+        *table(head, rows),
+        "",
+    ]
+
+
+def sections(results: Path = RESULTS) -> str:
+    """Return all tables, in the order of sizes, comparisons first."""
+    comparisons = []
+    for path in sorted(results.glob("gradient_benchmark_*.jsonl")):
+        run, legs = records.read_records(path)
+        arguments = run["arguments"]
+        key = (arguments["method"], arguments["observable"], run["case"]["n_qubits"], path.name)
+        comparisons.append((key, comparison(path, run, legs)))
+    text = [line for _, part in sorted(comparisons, key=lambda item: item[0]) for line in part]
+    for path in sorted(results.glob("engine_rates_*.jsonl")):
+        text += rates(path, [json.loads(line) for line in path.read_text().splitlines()])
+    return "\n".join(text)
+
+
+def replaced(document: str, tables: str) -> str:
+    """Return the document with what stands between the markers replaced."""
+    before, rest = document.split(BEGIN)
+    _, after = rest.split(END)
+    return f"{before}{BEGIN}\n\n{tables}\n{END}{after}"
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Write the document, or check it."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--check", action="store_true", help="write nothing, compare")
+    options = parser.parse_args(arguments)
+    document = DOCUMENT.read_text(encoding="utf-8")
+    wanted = replaced(document, sections())
+    if options.check:
+        return int(wanted != document)
+    records.atomic_write(DOCUMENT, wanted.encode())
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
