@@ -5,7 +5,7 @@
 
 PYTHON ?= python3
 VENV ?= .venv
-BENCH ?= --dataset digits --n-qubits 6 --n-layers 2 --n-samples 100 500 1000 --verify \
+BENCH ?= --dataset digits --n-qubits 6 --n-layers 2 --n-samples 100 500 --time-limit 6 --verify \
 	--output-dir results
 
 SOURCES := pyproject.toml CMakeLists.txt constraints.txt README.md LICENSE \
