@@ -162,13 +162,13 @@ def test_plan_never_takes_less_than_one_row(monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_slow_contender_is_extrapolated_or_timed_out() -> None:
     pytest.importorskip("pennylane")
-    case, features = statevector.make_case(2, 1), statevector.make_features(40, 4)
+    case, features = statevector.make_case(2, 1), statevector.make_features(100_000, 4)
     (leg,) = run_size(case, features, ["pennylane-stateprep"], Settings(0, 2, time_limit=0.5))
     assert leg.ok, leg.reason
     assert leg.extrapolated
-    assert 1 <= leg.rows_measured < 40
+    assert 1 <= leg.rows_measured < 100_000
     assert leg.totals[0] == pytest.approx(
-        (leg.encoding_ms[0] + leg.circuit_ms[0]) * 40 / leg.rows_measured
+        (leg.encoding_ms[0] + leg.circuit_ms[0]) * 100_000 / leg.rows_measured
     )
     (leg,) = run_size(case, features, ["pennylane-stateprep"], Settings(0, 1, time_limit=1e-4))
     assert leg.status == "timed out"
