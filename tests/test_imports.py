@@ -16,6 +16,7 @@ LAYERS = [
     {"errors"},
     {"memory"},
     {"arrays"},
+    {"sources"},
     {"encodings"},
     {"gates"},
     {"circuit"},
