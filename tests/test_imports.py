@@ -17,6 +17,9 @@ LAYERS = [
     {"memory"},
     {"arrays"},
     {"sources"},
+    {"readers.files"},
+    {"readers.images", "readers.tables", "readers.containers"},
+    {"opening"},
     {"encodings"},
     {"gates"},
     {"circuit"},
@@ -30,7 +33,7 @@ LAYERS = [
     {"engine"},
     {"adapters.torch"},
 ]
-PACKAGES = {"", "backends", "adapters"}
+PACKAGES = {"", "backends", "adapters", "readers"}
 # The engine asks the torch adapter for help, inside functions, once a tensor requires gradients;
 # the planner asks the compiled backend what machine it runs on.
 UPWARD = {("engine", "adapters.torch"), ("planner", "backends.cpu")}
@@ -52,6 +55,7 @@ NAMES = [
     "gates",
     "gradient",
     "memory_estimate",
+    "open",
     "parameter",
     "probabilities",
     "sample",

@@ -28,6 +28,7 @@ from qdp.engine import (
 )
 from qdp.errors import BackendUnavailable
 from qdp.gates import feature, parameter
+from qdp.opening import open
 from qdp.planner import explain, memory_estimate
 
 try:
@@ -52,6 +53,7 @@ __all__ = [
     "gates",
     "gradient",
     "memory_estimate",
+    "open",
     "parameter",
     "probabilities",
     "sample",
