@@ -20,6 +20,7 @@ LAYERS = [
     {"readers.files"},
     {"readers.images", "readers.tables", "readers.containers"},
     {"opening"},
+    {"preprocessing"},
     {"encodings"},
     {"gates"},
     {"circuit"},
@@ -31,12 +32,18 @@ LAYERS = [
     {"sampling"},
     {"gradients"},
     {"engine"},
-    {"adapters.torch"},
+    {"loader"},
+    {"adapters.torch", "adapters.torch_dataset"},
 ]
 PACKAGES = {"", "backends", "adapters", "readers"}
 # The engine asks the torch adapter for help, inside functions, once a tensor requires gradients;
-# the planner asks the compiled backend what machine it runs on.
-UPWARD = {("engine", "adapters.torch"), ("planner", "backends.cpu")}
+# the planner asks the compiled backend what machine it runs on; the loader makes a torch
+# data set.
+UPWARD = {
+    ("engine", "adapters.torch"),
+    ("planner", "backends.cpu"),
+    ("loader", "adapters.torch_dataset"),
+}
 FRAMEWORKS = ["torch", "pennylane", "scipy", "pandas", "sklearn", "matplotlib", "jax", "qiskit"]
 NAMES = [
     "Amplitude",
@@ -44,6 +51,7 @@ NAMES = [
     "BackendUnavailable",
     "Basis",
     "Circuit",
+    "Loader",
     "Observable",
     "amplitude_encode",
     "ansatz",
@@ -57,6 +65,7 @@ NAMES = [
     "memory_estimate",
     "open",
     "parameter",
+    "preprocessing",
     "probabilities",
     "sample",
     "state",

@@ -38,8 +38,11 @@ class Source(ABC):
     """Rows of features and, where there are any, their labels.
 
     ``n_rows`` is None for a stream whose length is not known, ``n_features`` F, ``dtype`` that of
-    the features, ``has_labels`` whether chunks carry labels.
+    the features, ``has_labels`` whether chunks carry labels, ``random_access`` whether ``take`` of
+    scattered rows is as cheap as reading neighbours.
     """
+
+    random_access: bool = False
 
     n_rows: int | None
     n_features: int
@@ -101,6 +104,8 @@ class Source(ABC):
 
 class ArraySource(Source):
     """Rows of an array in memory, (rows, F), viewed, not copied."""
+
+    random_access = True
 
     def __init__(self, features: object, labels: object = None) -> None:
         self.features = arrays.to_numpy(features, "features")
@@ -258,6 +263,8 @@ class StoredArray(CheckedSource):
         nulls: Array | None = None,
     ) -> None:
         self.data, self.labels, self.nulls = data, labels, nulls
+        # HDF5 and zarr unpack a whole block for each row.
+        self.random_access = isinstance(data, np.ndarray)
         shape = tuple(data.shape)
         if len(shape) < 2:
             raise ValueError(
