@@ -19,6 +19,7 @@ LAYERS = [
     {"sources"},
     {"readers.files"},
     {"readers.images", "readers.tables", "readers.containers"},
+    {"datasets"},
     {"opening"},
     {"preprocessing"},
     {"encodings"},

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from qdp import arrays
+from qdp import arrays, datasets
 from qdp.arrays import Array
 from qdp.readers import containers, images
 from qdp.readers.files import File
@@ -42,6 +42,8 @@ def open(
     rows: slice | None = None,
     nulls: str = "error",
     dtype: Any = None,
+    split: str | None = None,
+    download: bool = False,
 ) -> Source:
     """Return a lazy ``Source`` of rows (rows, F) over an array, a file or a URL.
 
@@ -50,7 +52,9 @@ def open(
     anything with ``://`` is read through fsspec. ``features`` selects columns by name, index,
     slice or list; in a file of several arrays it names one. ``labels`` (or ``label``) is a name,
     an index or an array (rows,). ``rows`` keeps a slice of the rows. ``nulls`` "zero" reads
-    missing features as 0. ``dtype`` converts the features.
+    missing features as 0. ``dtype`` converts the features. A name ("mnist", "fashion-mnist",
+    "cifar-10", "digits", "iris", "wine", "breast_cancer") opens that data set, with its labels:
+    ``split`` "train" or "test", ``download`` to fetch what is not on this machine.
 
     Raises:
         TypeError: features that are not numbers.
@@ -75,6 +79,14 @@ def open(
     options = _options(rows, nulls, dtype)
     if isinstance(source, Source):
         raise TypeError("source: expected data or a path, got a source that is open already")
+    if isinstance(source, str) and source in datasets.NAMES:
+        pixels, own_labels = datasets.load(source, split, download=download)
+        return _stored(pixels, features, own_labels if labels is None else labels, options, None)
+    if split is not None or download:
+        raise ValueError(
+            f"split: expected with one of {datasets.NAMES}, got another source; open the file of "
+            "the split itself"
+        )
     if isinstance(source, str | Path):
         return _open_path(str(source), features, labels, options)
     if hasattr(source, "columns") and hasattr(source, "isna"):
