@@ -144,7 +144,7 @@ def _idx(folder: Path, split: str) -> tuple[Array, Array] | None:
     labels = _existing(folder, (f"{prefix}-labels-idx1-ubyte", f"{prefix}-labels.idx1-ubyte"))
     if pixels is None or labels is None:
         return None
-    features, numbers = images.read_idx(pixels), images.read_idx(labels)
+    features, numbers = images.read_idx(pixels, 3), images.read_idx(labels, 1)
     if len(features) != len(numbers):
         raise ValueError(
             f"expected as many labels as images, got {len(features)} images in {pixels.path} and "

@@ -34,8 +34,10 @@ _PICKLE_NAMES = {
 }
 
 
-def parse_idx(content: bytes, name: str) -> Array:
+def parse_idx(content: bytes, name: str, dimensions: int | None = None) -> Array:
     """Return the array in the bytes of an unpacked IDX file, of any of its six types.
+
+    With ``dimensions`` it must be unsigned bytes with so many of them.
 
     Raises:
         ValueError: a wrong magic number, or more or fewer bytes than the header says.
@@ -47,6 +49,12 @@ def parse_idx(content: bytes, name: str) -> Array:
         raise ValueError(
             f"{name}: expected an IDX magic number (0000, a type, dimensions), got "
             f"{content[:4].hex() or 'an empty file'}"
+        )
+    expected = content[:4] if dimensions is None else bytes((0, 0, 0x08, dimensions))
+    if content[:4] != expected:
+        raise ValueError(
+            f"{name}: expected the IDX magic number {expected.hex()} ({dimensions} dimensions of "
+            f"unsigned bytes), got {content[:4].hex()}"
         )
     dimensions = content[3]
     start = 4 + 4 * dimensions
@@ -132,9 +140,9 @@ def parse_cifar_pickle(content: bytes, name: str) -> tuple[Array, Array]:
     return pixels, np.array(labels, np.int64)
 
 
-def read_idx(file: File) -> Array:
+def read_idx(file: File, dimensions: int | None = None) -> Array:
     """Return the array in an IDX file, packed with gzip or not."""
-    return parse_idx(file.read(), file.path)
+    return parse_idx(file.read(), file.path, dimensions)
 
 
 def read_cifar(file: File) -> tuple[Array, Array]:
