@@ -332,3 +332,23 @@ def test_take_names_the_row_that_is_wrong():
     assert source.take([]).features.shape == (0, 5)
     with pytest.raises(ValueError, match="got nan at row 11, column 2"):
         source.take([20, 11])
+
+
+@pytest.mark.parametrize("name", ["rows.npy", "values.parquet"])
+def test_fingerprints_follow_file_and_options(folder, tmp_path, name):
+    path = tmp_path / name
+    path.write_bytes((folder / name).read_bytes())
+    long = np.zeros((2, 23))
+    long[1, 11] = 1
+    prints = {
+        qdp.open(path).fingerprint(),
+        qdp.open(path, rows=slice(1, 5)).fingerprint(),
+        qdp.open(path, dtype="f4").fingerprint(),
+        qdp.open(path, features=slice(0, 2)).fingerprint(),
+        qdp.open(path, labels=long[0]).fingerprint(),
+        qdp.open(path, labels=long[1]).fingerprint(),
+    }
+    assert len(prints) == 6
+    before = qdp.open(path).fingerprint()
+    path.touch()
+    assert qdp.open(path).fingerprint() != before

@@ -100,6 +100,7 @@ class Loader:
         # The place of the next batch: epochs before it, batches in its epoch, epochs of the pass.
         self._epoch, self._batch, self._pass_epoch = 0, 0, 0
         self._resume = False
+        self._fingerprint: str | None = None
 
     def __iter__(self) -> Iterator[Batch]:
         """Yield the batches of the next ``epochs`` epochs, or from where a loaded state stands."""
@@ -173,6 +174,9 @@ class Loader:
         return loader
 
     def _order(self) -> dict[str, Any]:
+        # Kept, since for an array all of its content is hashed.
+        if self._fingerprint is None:
+            self._fingerprint = self.source.fingerprint()
         return {
             "batch_size": self.batch_size,
             "shuffle": self.shuffle,
@@ -180,7 +184,7 @@ class Loader:
             "drop_last": self.drop_last,
             "shard": list(self.shard),
             "buffer_rows": self.buffer_rows,
-            "source": self.source.fingerprint(),
+            "source": self._fingerprint,
         }
 
     def _batches(self, epoch: int, skip: int) -> Iterator[Batch]:

@@ -18,7 +18,7 @@ from qdp.arrays import Array
 from qdp.readers import containers, images
 from qdp.readers.files import File
 from qdp.readers.tables import Selection, TableSource, chosen_names
-from qdp.sources import NULLS, Options, Source, StoredArray
+from qdp.sources import NULLS, Options, Source, StoredArray, selection_text
 
 _TABLES = (".parquet", ".arrow", ".feather", ".ipc", ".csv")
 _CONTAINERS: dict[str, Callable[[File], Mapping[str, Any]]] = {
@@ -164,7 +164,7 @@ def _open_path(path: str, features: Selection, labels: Any, options: Options) ->
         found = containers.read_zarr(path)
         return _from_container(path, found, features, labels, options, None)
     file = File.find(path)
-    identity = file.identity(f"{features} {labels!r}")
+    identity = file.identity(selection_text(features, labels))
     if file.suffix in _TABLES:
         return TableSource(file, features=features, labels=labels, options=options)
     if file.suffix in _CONTAINERS:

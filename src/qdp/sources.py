@@ -320,6 +320,18 @@ class StoredArray(CheckedSource):
         return Chunk(sorted_rows.features[inverse], labels, start)
 
 
+def selection_text(features: object, labels: object) -> str:
+    """Return one line that tells selections of features and labels apart; arrays by content.
+
+    >>> selection_text(slice(0, 2), "y")
+    "slice(0, 2, None) 'y'"
+    """
+    if isinstance(labels, np.ndarray):
+        content = np.ascontiguousarray(labels)
+        labels = f"{labels.dtype.str} {hashlib.sha256(content.tobytes()).hexdigest()}"
+    return f"{features!r} {labels!r}"
+
+
 def row_indices(indices: object, n_rows: int) -> Array:
     """Return indices as integers, or raise IndexError for one outside 0 to ``n_rows`` - 1.
 

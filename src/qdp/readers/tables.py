@@ -15,7 +15,7 @@ import numpy as np
 
 from qdp.arrays import Array
 from qdp.readers.files import File, optional_module
-from qdp.sources import CheckedSource, Chunk, Options, Piece, row_indices
+from qdp.sources import CheckedSource, Chunk, Options, Piece, row_indices, selection_text
 
 Selection = slice | int | str | list[Any] | None
 
@@ -89,7 +89,7 @@ class TableSource(CheckedSource):
                 f"labels: expected one a row, shape ({self.n_rows},), got shape "
                 f"{self.label_values.shape}"
             )
-        self._apply(options, file.identity(f"{features} {label if self.label else labels!r}"))
+        self._apply(options, file.identity(selection_text(features, labels)))
 
     def _set_types(self, schema: Any) -> None:
         """Set width and dtype from the schema, or from the first row for lists without a size."""
