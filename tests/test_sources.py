@@ -56,6 +56,12 @@ def write_hdf5(path):
         file["x"], file["group/y"] = ROWS, LABELS
 
 
+def write_tensor_proto(path):
+    # dtype DT_DOUBLE, the shape (23, 5), and 920 bytes of content.
+    head = bytes([8, 2, 18, 8, 18, 2, 8, 23, 18, 2, 8, 5, 34, 920 & 127 | 128, 920 >> 7])
+    path.write_bytes(head + ROWS.tobytes())
+
+
 def write_zarr(path):
     group = zarr.open_group(path, mode="w")
     group.create_array("x", data=ROWS, chunks=(4, 5))
@@ -81,6 +87,7 @@ FORMATS = {
         lambda path: safetensors.numpy.save_file({"x": ROWS, "y": LABELS}, path),
         "y",
     ),
+    "rows.pb": (write_tensor_proto, LABELS),
     "rows.h5": (write_hdf5, "group/y"),
     "rows.zarr": (write_zarr, "y"),
 }
@@ -100,6 +107,17 @@ def read(source, rows=4, **options):
     labels = [chunk.labels for chunk in chunks if chunk.labels is not None]
     features = [chunk.features for chunk in chunks]
     return np.concatenate(features), np.concatenate(labels) if labels else None
+
+
+@pytest.mark.parametrize("name", ["rows.parquet", "lists.parquet", "rows.feather", "rows.csv"])
+def test_large_blocks_are_read_in_pieces(folder, name, monkeypatch):
+    monkeypatch.setattr("qdp.readers.tables._PIECE_BYTES", 3 * 5 * 8)
+    source = qdp.open(folder / name, label="y", rows=slice(1, 22))
+    sizes = [len(piece.features) for piece in source._pieces(1, 22, 100)]
+    assert max(sizes) == 3
+    features, labels = read(source, 4)
+    np.testing.assert_array_equal(features, ROWS[1:22])
+    np.testing.assert_array_equal(labels, LABELS[1:22])
 
 
 @pytest.mark.parametrize("rows", [1, 4, 23, 100])

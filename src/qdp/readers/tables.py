@@ -17,6 +17,9 @@ from qdp.arrays import Array
 from qdp.readers.files import File, optional_module
 from qdp.sources import CheckedSource, Chunk, Options, Piece, row_indices, selection_text
 
+# Bytes of features that are turned into an array at a time.
+_PIECE_BYTES = 2**25
+
 Selection = slice | int | str | list[Any] | None
 
 
@@ -175,7 +178,9 @@ class TableSource(CheckedSource):
                 groups = list(range(start_block, parquet.num_row_groups))
                 yield from (
                     batch.select(self._read_columns)
-                    for batch in parquet.iter_batches(row_groups=groups, columns=self._read_columns)
+                    for batch in parquet.iter_batches(
+                        self._piece_rows(), row_groups=groups, columns=self._read_columns
+                    )
                 )
             return
         with self._csv() if self.file.suffix == ".csv" else self._ipc() as reader:
@@ -198,7 +203,10 @@ class TableSource(CheckedSource):
                 skip = max(0, start - first)
                 keep = batch.num_rows if stop is None else min(batch.num_rows, stop - first)
                 if keep > skip:
-                    yield self._piece(batch.slice(skip, keep - skip), first + skip)
+                    step = self._piece_rows()
+                    for place in range(skip, keep, step):
+                        part = batch.slice(place, min(step, keep - place))
+                        yield self._piece(part, first + place)
                 first += batch.num_rows
         except self._pyarrow.ArrowInvalid as error:
             raise ValueError(f"{self.file.path}: damaged or of mixed types ({error})") from error
@@ -208,6 +216,9 @@ class TableSource(CheckedSource):
             raise ValueError(
                 f"labels: expected one a row, shape ({first},), got shape {self.label_values.shape}"
             )
+
+    def _piece_rows(self) -> int:
+        return max(1, _PIECE_BYTES // (self.n_features * self.dtype.itemsize))
 
     def _piece(self, batch: Any, first: int) -> Piece:
         n_rows, row = batch.num_rows, first - self.options.start
