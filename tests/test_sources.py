@@ -370,3 +370,13 @@ def test_fingerprints_follow_file_and_options(folder, tmp_path, name):
     before = qdp.open(path).fingerprint()
     path.touch()
     assert qdp.open(path).fingerprint() != before
+
+
+def test_csv_whose_later_blocks_hold_fractions(tmp_path):
+    path = tmp_path / "long.csv"
+    path.write_text("a,b\n" + "1,\n" * 400_000 + "2.5,7\n")
+    source = qdp.open(path, nulls="zero")
+    features, _ = read(source, 100_000)
+    assert features.shape == (400_001, 2)
+    assert features[0].tolist() == [1, 0]
+    assert features[-1].tolist() == [2.5, 7]

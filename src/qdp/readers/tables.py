@@ -75,12 +75,15 @@ class TableSource(CheckedSource):
         self.file = file
         self.label_values = labels if isinstance(labels, np.ndarray) else None
         self._pyarrow = optional_module("pyarrow", "arrow")
+        self._column_types: dict[str, Any] = {}
         try:
             schema, self._bounds = self._layout()
             self.n_rows = None if self._bounds is None else ([0, *self._bounds][-1])
             label = None if self.label_values is not None else labels
             self.columns, self.label = chosen_names(schema.names, features, label)
             self._read_columns = [*self.columns] + ([self.label] if self.label is not None else [])
+            if file.suffix == ".csv":
+                schema = self._widened(schema)
             self._set_types(schema)
         except self._pyarrow.ArrowInvalid as error:
             raise ValueError(
@@ -93,6 +96,18 @@ class TableSource(CheckedSource):
                 f"{self.label_values.shape}"
             )
         self._apply(options, file.identity(selection_text(features, labels)))
+
+    def _widened(self, schema: Any) -> Any:
+        """Read whole numbers and empty columns as float64: later blocks may hold fractions."""
+        types = self._pyarrow.types
+        for name in self.columns:
+            index = schema.get_field_index(name)
+            if types.is_integer(schema.field(index).type) or types.is_null(
+                schema.field(index).type
+            ):
+                self._column_types[name] = self._pyarrow.float64()
+                schema = schema.set(index, self._pyarrow.field(name, self._pyarrow.float64()))
+        return schema
 
     def _set_types(self, schema: Any) -> None:
         """Set width and dtype from the schema, or from the first row for lists without a size."""
@@ -155,7 +170,9 @@ class TableSource(CheckedSource):
         stream = self._stream()
         if self.file.path.endswith(".gz"):
             stream = self._pyarrow.CompressedInputStream(stream, "gzip")
-        return csv.open_csv(stream)
+        return csv.open_csv(
+            stream, convert_options=csv.ConvertOptions(column_types=self._column_types)
+        )
 
     def _ipc(self) -> Any:
         ipc = optional_module("pyarrow.ipc", "arrow")
