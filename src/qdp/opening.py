@@ -53,8 +53,8 @@ def open(
     slice or list; in a file of several arrays it names one. ``labels`` (or ``label``) is a name,
     an index or an array (rows,). ``rows`` keeps a slice of the rows. ``nulls`` "zero" reads
     missing features as 0. ``dtype`` converts the features (those of CSV are float64). A name
-    ("mnist", "fashion-mnist", "cifar-10", "digits", "iris", "wine", "breast_cancer") opens that data set, with its labels:
-    ``split`` "train" or "test", ``download`` to fetch what is not on this machine.
+    ("mnist", "fashion-mnist", "cifar-10", "digits", "iris", "wine", "breast_cancer") opens that
+    data set, with its labels: ``split`` "train" or "test", ``download`` to fetch what is not on this machine.
 
     Raises:
         TypeError: features that are not numbers.
