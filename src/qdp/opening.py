@@ -52,9 +52,11 @@ def open(
     anything with ``://`` is read through fsspec. ``features`` selects columns by name, index,
     slice or list; in a file of several arrays it names one. ``labels`` (or ``label``) is a name,
     an index or an array (rows,). ``rows`` keeps a slice of the rows. ``nulls`` "zero" reads
-    missing features as 0. ``dtype`` converts the features (those of CSV are float64). A name
-    ("mnist", "fashion-mnist", "cifar-10", "digits", "iris", "wine", "breast_cancer") opens that
-    data set, with its labels: ``split`` "train" or "test", ``download`` to fetch what is not on this machine.
+    missing features as 0. ``dtype`` converts the features (those of CSV are float64).
+
+    A name opens that data set with its labels: "mnist", "fashion-mnist", "cifar-10", "digits",
+    "iris", "wine" or "breast_cancer"; ``split`` is "train" or "test", and ``download`` fetches
+    what is not on this machine.
 
     Raises:
         TypeError: features that are not numbers.
