@@ -17,6 +17,11 @@ LAYERS = [
     {"memory"},
     {"arrays"},
     {"sources"},
+    {"readers.files"},
+    {"readers.images", "readers.tables", "readers.containers"},
+    {"datasets"},
+    {"opening"},
+    {"preprocessing"},
     {"encodings"},
     {"gates"},
     {"circuit"},
@@ -28,12 +33,18 @@ LAYERS = [
     {"sampling"},
     {"gradients"},
     {"engine"},
-    {"adapters.torch"},
+    {"loader"},
+    {"adapters.torch", "adapters.torch_dataset"},
 ]
-PACKAGES = {"", "backends", "adapters"}
+PACKAGES = {"", "backends", "adapters", "readers"}
 # The engine asks the torch adapter for help, inside functions, once a tensor requires gradients;
-# the planner asks the compiled backend what machine it runs on.
-UPWARD = {("engine", "adapters.torch"), ("planner", "backends.cpu")}
+# the planner asks the compiled backend what machine it runs on; the loader makes a torch
+# data set.
+UPWARD = {
+    ("engine", "adapters.torch"),
+    ("planner", "backends.cpu"),
+    ("loader", "adapters.torch_dataset"),
+}
 FRAMEWORKS = ["torch", "pennylane", "scipy", "pandas", "sklearn", "matplotlib", "jax", "qiskit"]
 NAMES = [
     "Amplitude",
@@ -41,6 +52,7 @@ NAMES = [
     "BackendUnavailable",
     "Basis",
     "Circuit",
+    "Loader",
     "Observable",
     "amplitude_encode",
     "ansatz",
@@ -52,7 +64,9 @@ NAMES = [
     "gates",
     "gradient",
     "memory_estimate",
+    "open",
     "parameter",
+    "preprocessing",
     "probabilities",
     "sample",
     "state",

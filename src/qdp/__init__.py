@@ -10,7 +10,7 @@ are in radians.
 from importlib.metadata import PackageNotFoundError as _PackageNotFoundError
 from importlib.metadata import version as _version
 
-from qdp import ansatz, gates
+from qdp import ansatz, gates, preprocessing
 from qdp.circuit import Circuit, Observable
 from qdp.encodings import Amplitude, Angle, Basis
 from qdp.engine import (
@@ -28,6 +28,8 @@ from qdp.engine import (
 )
 from qdp.errors import BackendUnavailable
 from qdp.gates import feature, parameter
+from qdp.loader import Loader
+from qdp.opening import open
 from qdp.planner import explain, memory_estimate
 
 try:
@@ -41,6 +43,7 @@ __all__ = [
     "BackendUnavailable",
     "Basis",
     "Circuit",
+    "Loader",
     "Observable",
     "amplitude_encode",
     "ansatz",
@@ -52,7 +55,9 @@ __all__ = [
     "gates",
     "gradient",
     "memory_estimate",
+    "open",
     "parameter",
+    "preprocessing",
     "probabilities",
     "sample",
     "state",

@@ -1,0 +1,187 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Data sets by name: where they are looked for on this machine, and how they are checked.
+
+Nothing is downloaded unless asked for. Pixels stay 0 to 255, uint8. Sets with one split only
+(digits, iris, wine, breast_cancer) come with scikit-learn.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from qdp.arrays import Array
+from qdp.readers import images
+from qdp.readers.files import File, optional_module
+
+DATA_DIR_VARIABLE = "QDP_DATA_DIR"
+_DEBIAN = Path("/usr/share/datasets")
+_IDX_PREFIXES = {"train": "train", "test": "t10k"}
+_CIFAR_BATCHES = {
+    "train": tuple(f"data_batch_{number}" for number in range(1, 6)),
+    "test": ("test_batch",),
+}
+_BUNDLED = ("digits", "iris", "wine", "breast_cancer")
+
+
+@dataclass(frozen=True)
+class _ImageSet:
+    """Where an image set lies below a data folder, and what it is called elsewhere."""
+
+    folders: tuple[str, ...]
+    torchvision: str
+    openml: str
+    sizes: tuple[int, int]  # rows of the training and of the test split
+    n_features: int
+
+
+_IMAGE_SETS = {
+    "mnist": _ImageSet(
+        ("mnist", "MNIST/raw", "MNIST"),
+        "MNIST/raw",
+        "mnist_784",
+        (60_000, 10_000),
+        784,
+    ),
+    "fashion-mnist": _ImageSet(
+        ("fashion-mnist", "fashion_mnist", "FashionMNIST/raw", "usr/share/datasets/fashion-mnist"),
+        "FashionMNIST/raw",
+        "Fashion-MNIST",
+        (60_000, 10_000),
+        784,
+    ),
+    "cifar-10": _ImageSet(
+        (
+            "cifar-10",
+            "cifar10",
+            "cifar-10-batches-bin",
+            "cifar-10-batches-py",
+            "cifar10/cifar-10-batches-bin",
+            "cifar10/cifar-10-batches-py",
+        ),
+        "cifar-10-batches-py",
+        "CIFAR_10",
+        (50_000, 10_000),
+        3072,
+    ),
+}
+NAMES = (*_IMAGE_SETS, *_BUNDLED)
+
+
+def load(name: str, split: str | None = None, *, download: bool = False) -> tuple[Array, Array]:
+    """Return features (rows, F) and labels (rows,) of a named set.
+
+    ``split`` is "train" (the default) or "test" for image sets, and None for the others.
+    ``download`` lets scikit-learn fetch an image set that is not found.
+
+    Raises:
+        ValueError: an unknown name or split, or files that are damaged.
+        FileNotFoundError: found nowhere; the message names the places and the files expected.
+        ImportError: scikit-learn is needed and not installed.
+
+    >>> load("nothing")
+    Traceback (most recent call last):
+        ...
+    ValueError: name: expected one of ('mnist', ..., 'breast_cancer'), got 'nothing'
+    """
+    if name in _BUNDLED:
+        if split is not None:
+            raise ValueError(f"split: expected None for {name}, which has no splits, got {split!r}")
+        data = getattr(optional_module("sklearn.datasets", "sklearn"), f"load_{name}")()
+        return np.asarray(data.data), np.asarray(data.target)
+    if name not in _IMAGE_SETS:
+        raise ValueError(f"name: expected one of {NAMES}, got {name!r}")
+    split = "train" if split is None else split
+    if split not in _IDX_PREFIXES:
+        raise ValueError(f"split: expected 'train' or 'test', got {split!r}")
+    places = list(_folders(name))
+    for folder in places:
+        found = _cifar(folder, split) if name == "cifar-10" else _idx(folder, split)
+        if found is not None:
+            return found
+    keras = Path.home() / ".keras" / "datasets" / f"{name}.npz"
+    if name == "mnist" and keras.is_file():
+        with np.load(keras, allow_pickle=False) as stored:
+            return stored[f"x_{split}"].reshape(-1, 784), stored[f"y_{split}"]
+    if download:
+        return _download(name, split)
+    raise FileNotFoundError(
+        f"{name}: expected {_expected(name, split)} in one of "
+        f"{', '.join(map(str, [*places, keras] if name == 'mnist' else places))}; put the file "
+        f"into a folder {name} below the one that {DATA_DIR_VARIABLE} names, or pass download=True"
+    )
+
+
+def _folders(name: str) -> Iterator[Path]:
+    """Yield the folders to look into, the user's own first."""
+    known = _IMAGE_SETS[name]
+    given = os.environ.get(DATA_DIR_VARIABLE)
+    if given:
+        if not Path(given).is_dir():
+            raise FileNotFoundError(f"{DATA_DIR_VARIABLE}: expected a folder, got {given}")
+        yield from (Path(given) / folder for folder in (*known.folders, "."))
+    for root in (Path("data"), Path.home() / ".cache" / "torchvision", Path.home() / "data"):
+        yield root / known.torchvision
+    yield _DEBIAN / name
+
+
+def _existing(folder: Path, stems: tuple[str, ...]) -> File | None:
+    for stem in stems:
+        for path in (folder / stem, folder / f"{stem}.gz"):
+            if path.is_file():
+                return File.find(path)
+    return None
+
+
+def _idx(folder: Path, split: str) -> tuple[Array, Array] | None:
+    prefix = _IDX_PREFIXES[split]
+    pixels = _existing(folder, (f"{prefix}-images-idx3-ubyte", f"{prefix}-images.idx3-ubyte"))
+    labels = _existing(folder, (f"{prefix}-labels-idx1-ubyte", f"{prefix}-labels.idx1-ubyte"))
+    if pixels is None or labels is None:
+        return None
+    features, numbers = images.read_idx(pixels, 3), images.read_idx(labels, 1)
+    if len(features) != len(numbers):
+        raise ValueError(
+            f"expected as many labels as images, got {len(features)} images in {pixels.path} and "
+            f"{len(numbers)} labels in {labels.path}"
+        )
+    return features.reshape(len(features), -1), numbers
+
+
+def _cifar(folder: Path, split: str) -> tuple[Array, Array] | None:
+    files = [_existing(folder, (f"{stem}.bin", stem)) for stem in _CIFAR_BATCHES[split]]
+    there = [file for file in files if file is not None]
+    if len(there) < len(files):
+        return None
+    batches = [images.read_cifar(file) for file in there]
+    return (
+        np.concatenate([pixels for pixels, _ in batches]),
+        np.concatenate([labels for _, labels in batches]),
+    )
+
+
+def _expected(name: str, split: str) -> str:
+    if name == "cifar-10":
+        return " and ".join(f"{stem}(.bin)" for stem in _CIFAR_BATCHES[split])
+    prefix = _IDX_PREFIXES[split]
+    return f"{prefix}-images-idx3-ubyte(.gz) and {prefix}-labels-idx1-ubyte(.gz)"
+
+
+def _download(name: str, split: str) -> tuple[Array, Array]:
+    """Fetch through scikit-learn's OpenML loader, which verifies the md5 that OpenML publishes."""
+    known = _IMAGE_SETS[name]
+    fetch: Any = optional_module("sklearn.datasets", "sklearn").fetch_openml
+    data = fetch(known.openml, version=1, as_frame=False, parser="liac-arff")
+    features, labels = np.asarray(data.data), np.asarray(data.target).astype(np.int64)
+    if features.shape != (sum(known.sizes), known.n_features) or labels.max() != 9:
+        raise ValueError(
+            f"{name}: expected {sum(known.sizes)} rows of {known.n_features} pixels in 10 classes, "
+            f"got shape {features.shape} from OpenML"
+        )
+    part = slice(0, known.sizes[0]) if split == "train" else slice(known.sizes[0], None)
+    return features[part].astype(np.uint8), labels[part]
