@@ -10,46 +10,17 @@
 
 #include <algorithm>
 #include <cmath>
-#include <cstdlib>
 #include <cstring>
-#include <new>
 #include <stdexcept>
 
 #include "isa.hpp"
+#include "memory.hpp"
 #include "pool.hpp"
+#include "profile.hpp"
 
 namespace qdp {
 
 namespace {
-
-template <class T>
-class Aligned {
- public:
-  Aligned() = default;
-  explicit Aligned(size_t n) { resize(n); }
-  Aligned(Aligned&& other) noexcept : data_(other.data_), size_(other.size_) {
-    other.data_ = nullptr;
-  }
-  Aligned& operator=(Aligned&& other) noexcept {
-    std::swap(data_, other.data_);
-    std::swap(size_, other.size_);
-    return *this;
-  }
-  ~Aligned() { std::free(data_); }
-  void resize(size_t n) {
-    if (n <= size_) return;
-    std::free(data_);
-    data_ = static_cast<T*>(std::aligned_alloc(64, (n * sizeof(T) + 63) / 64 * 64));
-    if (!data_) throw std::bad_alloc();
-    size_ = n;
-  }
-  T* get() const { return data_; }
-  T& operator[](size_t i) const { return data_[i]; }
-
- private:
-  T* data_ = nullptr;
-  size_t size_ = 0;
-};
 
 // A dense operation ready to run, and its inverse.
 template <class T>
@@ -199,6 +170,7 @@ class Runner {
       if (set.n_tables > 1 && tile > kTileBytes) kernels_ = &set.tables[1];
     }
     lanes_ = kernels_->lanes;
+    kernels_ = profiled(kernels_);
   }
 
   // Which states the backward walk wants: behind a step of rotations, before a diagonal one.

@@ -16,6 +16,7 @@
 #include "engine.hpp"
 #include "isa.hpp"
 #include "pool.hpp"
+#include "profile.hpp"
 
 namespace nb = nanobind;
 using namespace nb::literals;
@@ -254,6 +255,13 @@ NB_MODULE(_core, m) {
   m.def("instruction_set", [] { return std::string(qdp::isa().name); });
   m.def("set_instruction_set", &qdp::set_instruction_set, "name"_a);
   m.def("fma_rate", &qdp::fma_rate, "seconds"_a, nb::call_guard<nb::gil_scoped_release>());
+  m.def("start_profile", &qdp::start_profile);
+  m.def("stop_profile", [] {
+    nb::list rates;
+    for (const qdp::KernelRate& rate : qdp::stop_profile())
+      rates.append(nb::make_tuple(rate.kernel, rate.calls, rate.seconds, rate.flops, rate.bytes));
+    return rates;
+  });
   m.def("thread_count", &qdp::thread_count);
   m.def("set_thread_count", [](int n) {
     require(n >= 1 && n <= 1024, "expected 1 to 1024 threads");
