@@ -1044,8 +1044,10 @@ class Runner {
     for (int64_t k = 0; k < n; ++k) {
       const double value = wide ? reinterpret_cast<const double*>(bytes)[k]
                                 : double(reinterpret_cast<const float*>(bytes)[k]);
+      if (request_.norm_tolerance > 0 && !std::isfinite(value)) throw RowRefused(row);
       largest = std::max(largest, std::abs(value));
     }
+    if (request_.norm_tolerance > 0 && largest == 0) throw RowRefused(row);
     int exponent;
     std::frexp(largest, &exponent);
     return std::ldexp(1.0, -std::clamp(exponent, -1000, 1000));
@@ -1093,7 +1095,13 @@ class Runner {
         squares[lane] += squares[lanes_ + lane];
       }
       real = !complex_ || imaginary == 0;
-      if (!request_.normalize) return real;
+      if (!request_.normalize) {
+        if (request_.norm_tolerance > 0)
+          for (int lane = 0; lane < n_lane_rows; ++lane)
+            if (!(std::abs(std::sqrt(squares[lane]) - 1) < request_.norm_tolerance))
+              throw RowRefused(unit.row + std::min(lane, unit.n_rows - 1));
+        return real;
+      }
       bool extreme = false;
       for (int lane = 0; lane < n_lane_rows; ++lane) {
         const int64_t row = unit.row + std::min(lane, unit.n_rows - 1);

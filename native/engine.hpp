@@ -3,6 +3,8 @@
 // outputs that are not wanted are null. rows = N, observables = O, parameters = P, inputs = F.
 #pragma once
 #include <cstdint>
+#include <stdexcept>
+#include <string>
 #include <utility>
 #include <vector>
 
@@ -12,6 +14,11 @@ namespace qdp {
 
 enum class Element { none = 0, float32 = 1, float64 = 2, complex64 = 3, complex128 = 4 };
 enum class LayoutChoice { automatic = 0, batch = 1, sample = 2 };
+
+// A row that is no state: not finite, nothing but zeros, or of another norm than 1.
+struct RowRefused : std::runtime_error {
+  explicit RowRefused(int64_t row) : std::runtime_error("row " + std::to_string(row)) {}
+};
 
 // One shifted evaluation: rotations of the program and what is added to their angles.
 using ShiftedAngles = std::vector<std::pair<int, double>>;
@@ -26,6 +33,9 @@ struct Request {
   const void* states = nullptr;  // [N][columns]
   int64_t columns = 0;
   bool normalize = false;
+  // Above zero: rows that are not finite or all zero are refused, and where nothing normalises them,
+  // rows whose norm is further from 1.
+  double norm_tolerance = 0;
   const int64_t* indices = nullptr;  // [N] basis states to start in
   LayoutChoice layout = LayoutChoice::automatic;
 
@@ -42,6 +52,7 @@ struct Request {
   T* shifted_values = nullptr;  // [n_shifts][N][O]
 };
 
+// Throws RowRefused if the request has a tolerance.
 template <class T>
 void run(const Program& program, const Request<T>& request);
 

@@ -138,7 +138,7 @@ auto pointer(const std::optional<A>& array, size_t size, bool complex_ = false) 
 template <class T>
 void run(const qdp::Program& p, int64_t rows, const std::optional<Given>& parameters,
          bool parameters_per_row, const std::optional<Given>& inputs,
-         const std::optional<Given>& states, bool normalize, const std::optional<Given>& indices,
+         const std::optional<Given>& states, bool normalize, double norm_tolerance, const std::optional<Given>& indices,
          int layout, const std::optional<Any>& values, const std::optional<Given>& cotangents,
          const std::optional<Any>& parameter_gradient, const std::optional<Any>& input_gradient,
          const std::optional<Any>& state_gradient, const std::optional<Any>& final_states,
@@ -163,6 +163,7 @@ void run(const qdp::Program& p, int64_t rows, const std::optional<Given>& parame
     r.columns = int64_t(states->shape(1));
   }
   r.normalize = normalize;
+  r.norm_tolerance = norm_tolerance;
   r.indices = pointer<int64_t>(indices, n);
   for (size_t i = 0; r.indices && i < n; ++i)
     require(r.indices[i] >= 0 && size_t(r.indices[i]) < size, "basis index out of range");
@@ -190,7 +191,7 @@ void run(const qdp::Program& p, int64_t rows, const std::optional<Given>& parame
 template <class T>
 void define_run(nb::module_& m, const char* name) {
   m.def(name, &run<T>, "program"_a, "rows"_a, "parameters"_a.none(), "parameters_per_row"_a,
-        "inputs"_a.none() = nb::none(), "states"_a.none() = nb::none(), "normalize"_a = false,
+        "inputs"_a.none() = nb::none(), "states"_a.none() = nb::none(), "normalize"_a = false, "norm_tolerance"_a = 0.0,
         "indices"_a.none() = nb::none(), "layout"_a = 0, "values"_a.none().noconvert() = nb::none(),
         "cotangents"_a.none() = nb::none(), "parameter_gradient"_a.none().noconvert() = nb::none(),
         "input_gradient"_a.none().noconvert() = nb::none(), "state_gradient"_a.none().noconvert() = nb::none(),
@@ -224,6 +225,7 @@ void encode_amplitude(const Given& features, int n_qubits, bool normalize, const
 }  // namespace
 
 NB_MODULE(_core, m) {
+  nb::exception<qdp::RowRefused>(m, "RowRefused", PyExc_ValueError);
   nb::class_<qdp::Program>(m, "Program")
       .def(
           "__init__",

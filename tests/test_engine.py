@@ -634,6 +634,45 @@ def test_bad_arguments_are_refused_before_any_work(verb, bad, error, message):
         getattr(qdp, verb)(*positional, **given)
 
 
+BAD_ROWS = [
+    (case[0], case[2]) for case in BAD
+    if "states" in case[0] and np.shape(case[0]["states"]) == (8, 8) and "row " in case[2]
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("bad", "message"), BAD_ROWS)
+@pytest.mark.parametrize("most_work", [0, engine._MOST_WORK_UNCHECKED])
+def test_bad_rows_are_found_before_a_long_run_and_in_a_short_one(
+    backend, precision, bad, message, most_work, monkeypatch
+):
+    monkeypatch.setattr(engine, "_MOST_WORK_UNCHECKED", most_work)
+    given = {**GOOD, **bad}
+    with pytest.raises(ValueError, match=message):
+        qdp.gradient(CIRCUIT, **given, backend=backend, precision=precision)
+
+
+def test_rows_are_read_once_in_a_short_run(monkeypatch):
+    cpu = pytest.importorskip("qdp.backends.cpu").CpuBackend()
+    features = np.random.default_rng(5).normal(size=(3, 8))
+    expected = qdp.expectation(LADDER, np.ones(6), features, "Z0", encoding="amplitude")
+    states = features / np.linalg.norm(features, axis=1, keepdims=True)
+
+    def refuse(*arguments):
+        raise AssertionError("the rows were looked at beforehand")
+
+    monkeypatch.setattr(engine.arrays, "row_norms", refuse)
+    run = {"observable": "Z0", "backend": cpu}
+    found = qdp.expectation(LADDER, np.ones(6), features, encoding="amplitude", **run)
+    assert_close(found, expected, "double")
+    assert_close(qdp.expectation(LADDER, np.ones(6), states, **run), expected, "double")
+
+
+def test_rows_at_the_edge_of_the_tolerance_are_states():
+    states = np.eye(8) * (1 + 0.9e-6)
+    found = qdp.expectation(LADDER, np.zeros(6), states, "Z0", backend="auto")
+    assert_close(found, np.repeat([1, -1], 4) * (1 + 0.9e-6) ** 2, "double")
+
+
 @pytest.mark.parametrize(
     ("arguments", "options", "error", "message"),
     [

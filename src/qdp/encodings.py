@@ -130,15 +130,7 @@ class Amplitude(Encoding):
 
     def validate_with_norms(self, features: object, n_qubits: int) -> tuple[Array, Array]:
         """Check features, and return them with the norms of their rows, (rows,) float64."""
-        require_qubit_count(n_qubits)
-        array = _two_dimensional(arrays.as_amplitudes(features, "amplitude encoding"), self.name)
-        k = _columns(array)
-        _check_feature_count(self.name, k, self.n_features(n_qubits), n_qubits)
-        if not self.pad and k != 2**n_qubits:
-            raise ValueError(
-                f"amplitude encoding: expected exactly {2**n_qubits} features for {n_qubits} "
-                f"qubits, got {k}; use pad=True to fill up with zeros"
-            )
+        array = self.validate_shape(features, n_qubits)
         norms = arrays.row_norms(array, "amplitude encoding")
         if self.normalize:
             if norms.min(initial=1.0) == 0:
@@ -149,6 +141,19 @@ class Amplitude(Encoding):
         else:
             require_normalised(array, norms, "amplitude encoding", "normalize=True")
         return array, norms
+
+    def validate_shape(self, features: object, n_qubits: int) -> Array:
+        """Check all of features but their values: dtype, shape and number."""
+        require_qubit_count(n_qubits)
+        array = _two_dimensional(arrays.as_amplitudes(features, "amplitude encoding"), self.name)
+        k = _columns(array)
+        _check_feature_count(self.name, k, self.n_features(n_qubits), n_qubits)
+        if not self.pad and k != 2**n_qubits:
+            raise ValueError(
+                f"amplitude encoding: expected exactly {2**n_qubits} features for {n_qubits} "
+                f"qubits, got {k}; use pad=True to fill up with zeros"
+            )
+        return array
 
     def in_safe_range(self, features: Array, norms: Array) -> Array:
         """Return features whose squares neither over- nor underflow, the same ones where they fit.
@@ -344,12 +349,21 @@ def from_name(encoding: str | Encoding) -> Encoding:
     return _ENCODINGS[encoding]
 
 
+def norm_tolerance(states: Array) -> float:
+    """Return how far the norm of a state of that dtype may be from 1.
+
+    >>> norm_tolerance(np.zeros((1, 2)))
+    1e-06
+    """
+    return 1e-3 if states.dtype in (np.float32, np.complex64) else 1e-6
+
+
 def require_normalised(states: Array, norms: Array, name: str, remedy: str) -> None:
     """Raise ValueError, naming the first row, if a norm is not 1.
 
     The tolerance is 1e-6 for float64 and complex128 states, 1e-3 for float32 and complex64.
     """
-    tolerance = 1e-3 if states.dtype in (np.float32, np.complex64) else 1e-6
+    tolerance = norm_tolerance(states)
     wrong = arrays.rows_outside(norms, 1 - tolerance, 1 + tolerance)
     if len(wrong):
         raise ValueError(

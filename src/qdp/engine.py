@@ -12,7 +12,7 @@ from __future__ import annotations
 import functools
 import operator
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, cast
 
@@ -34,6 +34,8 @@ Observables = Observable | str | Sequence[Observable | str]
 _ARGUMENTS: tuple[Argument, ...] = ("parameters", "inputs", "states")
 # Reading 1,024 probabilities costs 1,024 projectors in the backward pass.
 _MOST_DIFFERENTIABLE_WIRES = 10
+# Amplitudes times operations that take some tenths of a second at most.
+_MOST_WORK_UNCHECKED = 3 * 10**9
 # States that compiled backends hold at a time besides results: some for each thread.
 _STATES_AT_WORK = 2 * (os.cpu_count() or 1)
 
@@ -667,7 +669,7 @@ def _prepare(
             f"reads {circuit.n_inputs} features, got None"
         )
     columns = None if inputs is None else _angles(inputs, circuit.n_inputs, "inputs", "F")
-    features, initial, has_rows = _states(states, chosen, circuit.n_qubits)
+    features, initial, has_rows, recheck = _states(states, chosen, circuit, engine)
     rows, with_rows, single_row = _count_rows(angles, columns, initial, has_rows)
     precision = _precision(precision, None if chosen is not None else initial)
     n_inputs = circuit.n_inputs
@@ -694,6 +696,8 @@ def _prepare(
             normalize=isinstance(chosen, Amplitude) and chosen.normalize,
             indices=initial if isinstance(chosen, Basis) else None,
             precision=precision,
+            recheck=recheck,
+            norm_tolerance=0.0 if initial is None else encodings.norm_tolerance(initial),
         ),
         observables,
         single,
@@ -845,29 +849,48 @@ def _angles(value: Any, count: int, name: str, letter: str) -> Array:
 
 
 def _states(
-    states: Any, encoding: Encoding | None, n_qubits: int
-) -> tuple[Array | None, Array | None, bool]:
+    states: Any, encoding: Encoding | None, circuit: Circuit, engine: Backend
+) -> tuple[Array | None, Array | None, bool, Callable[[], object] | None]:
     """Check states or features.
 
-    Returns them, and what of them the backend takes, with a rows axis, and whether they came with
-    one.
+    Returns them, and what of them the backend takes, with a rows axis, whether they came with
+    one, and the check of their values if that was left to the backend.
     """
+    n_qubits = circuit.n_qubits
     if states is None:
         if encoding is not None:
             raise ValueError(
                 f"states: expected features for the encoding {encoding.name!r}, got None"
             )
-        return None, None, False
+        return None, None, False, None
     if encoding is None:
-        array = _normalised_states(states, "states", n_qubits)
+        array = _state_shaped(states, "states", n_qubits)
         rows = array if array.ndim == 2 else array[None]
-        return rows, rows, array.ndim == 2
+        check: Callable[[], object] = functools.partial(_require_normalised, array, "states")
+        if not _leaves_checks(engine, circuit, len(rows)):
+            check()
+            return rows, rows, array.ndim == 2, None
+        return rows, rows, array.ndim == 2, check
     features, has_rows = _feature_rows(states, encoding)
     if isinstance(encoding, Amplitude):
-        features, norms = encoding.validate_with_norms(features, n_qubits)
-        return features, _fused(encoding, features, norms, n_qubits), has_rows
+        shaped = encoding.validate_shape(features, n_qubits)
+        if encoding.normalize and _leaves_checks(engine, circuit, len(shaped)):
+            check = functools.partial(encoding.validate, shaped, n_qubits)
+            return shaped, shaped, has_rows, check
+        features, norms = encoding.validate_with_norms(shaped, n_qubits)
+        return features, _fused(encoding, features, norms, n_qubits), has_rows, None
     features = encoding.validate(features, n_qubits)
-    return features, features, has_rows
+    return features, features, has_rows, None
+
+
+def _leaves_checks(engine: Backend, circuit: Circuit, rows: int) -> bool:
+    """Whether looking at the rows' values is left to the run that loads them.
+
+    That saves a pass over memory, an eighth of a gradient of a shallow circuit; but a bad row
+    is then met only when its turn comes, so long runs look at all rows first.
+    """
+    work = rows * (1 + len(circuit.operations)) << circuit.n_qubits
+    return engine.checks_rows and work <= _MOST_WORK_UNCHECKED
 
 
 def _feature_rows(features: Any, encoding: Encoding) -> tuple[Array, bool]:
@@ -879,6 +902,13 @@ def _feature_rows(features: Any, encoding: Encoding) -> tuple[Array, bool]:
 
 def _normalised_states(states: Any, name: str, n_qubits: int | None) -> Array:
     """Check states, (rows, 2**n) or (2**n,), of norm 1."""
+    array = _state_shaped(states, name, n_qubits)
+    _require_normalised(array, name)
+    return array
+
+
+def _state_shaped(states: Any, name: str, n_qubits: int | None) -> Array:
+    """Check all of states but their values."""
     array = arrays.as_amplitudes(states, name)
     size = array.shape[-1] if array.ndim else 0
     if array.ndim not in (1, 2) or (n_qubits is not None and size != 2**n_qubits):
@@ -889,10 +919,13 @@ def _normalised_states(states: Any, name: str, n_qubits: int | None) -> Array:
             f"{name}: expected states of shape {expected}, got shape {array.shape}; pass "
             "encoding='amplitude' for raw features"
         )
+    return array
+
+
+def _require_normalised(array: Array, name: str) -> None:
     rows = array if array.ndim == 2 else array[None]
     norms = arrays.row_norms(rows, name)
     encodings.require_normalised(rows, norms, name, "encoding='amplitude', or divide by the norm")
-    return array
 
 
 def _count_rows(

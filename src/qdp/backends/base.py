@@ -31,6 +31,9 @@ class Batch:
     or complex128. With ``normalize`` it is (rows, up to 2**n) raw real or complex features, which
     the backend pads with zeros and normalises: amplitude encoding fused into the run.
     ``indices`` (rows,) int64 starts row i in the basis state |indices[i]> instead.
+    ``recheck`` None means that the values of ``states`` were looked at. Else, with a backend that
+    ``checks_rows`` only, it is to be called for a row that is not finite, that is all zero, or,
+    without ``normalize``, further from norm 1 than ``norm_tolerance``; it raises the error.
     """
 
     rows: int
@@ -40,6 +43,8 @@ class Batch:
     normalize: bool = False
     indices: Array | None = None
     precision: Precision = "double"
+    recheck: Callable[[], object] | None = None
+    norm_tolerance: float = 0.0
 
     @property
     def real_dtype(self) -> type[np.floating]:
@@ -76,6 +81,8 @@ class Backend(ABC):
     """Runs circuits over batches. Rows are independent: row i is what row i alone would give."""
 
     name: str
+    # Whether rows are looked at while they are loaded, so that the caller need not do so before.
+    checks_rows = False
 
     def amplitude_fill(self, normalize: bool) -> Callable[[Array, Array], None] | None:
         """Return this backend's loop from checked features to states, or None for NumPy's."""
