@@ -72,20 +72,23 @@ struct Kernels {
     }
   }
 
-  template <int K>
-  INLINE void steps(const Sweep& sweep, int lo, uint64_t* step) {
-    UNROLL for (int a = 0; a < (1 << K); ++a)
-      step[a] = uint64_t(sweep.offset[uint32_t(a) << lo]) * BYTES;
-  }
+  // Byte offsets of the 2^K lines of each pass, which are the same in every block.
+  struct Steps {
+    uint64_t of[kMaxSweepBits][1 << kMaxPassBits];
+    explicit Steps(const Sweep& sweep) {
+      int lo = 0;
+      for (int i = 0; i < sweep.n_passes; lo += sweep.pass_bits[i++])
+        for (int a = 0; a < (1 << sweep.pass_bits[i]); ++a)
+          of[i][a] = uint64_t(sweep.offset[uint32_t(a) << lo]) * BYTES;
+    }
+  };
 
   // One pass over one block: FROM/TO say whether lines are read from and written to the state
   // (scattered, addresses by XOR) or the block's own buffer (dense, local index).
   // LOAD: 0 as is, 1 a real source times a table splat over the lanes, 2 times a table of lines.
   template <int K, bool FROM_STATE, bool TO_STATE, bool SIGNED, bool TAN, int LOAD>
-  INLINE void pass(const Sweep& sweep, int lo, uint32_t base, const V* source, V* target,
-                   const V* turns, uint32_t flips, const T* table) {
-    uint64_t step[1 << K];
-    steps<K>(sweep, lo, step);
+  INLINE void pass(const Sweep& sweep, const uint64_t* step, int lo, uint32_t base,
+                   const V* source, V* target, const V* turns, uint32_t flips, const T* table) {
     V c[K], s[K];
     choose<K, TAN>(turns, lo, flips, c, s);
     const uint32_t n_low = 1u << lo, n_high = 1u << (sweep.bits - lo - K);
@@ -122,21 +125,22 @@ struct Kernels {
   }
 
   template <bool FROM_STATE, bool TO_STATE, bool SIGNED, bool TAN, int LOAD = 0>
-  INLINE void pass_of(int k, const Sweep& sweep, int lo, uint32_t base, const V* source, V* target,
-                      const V* turns, uint32_t flips, const T* table = nullptr) {
+  INLINE void pass_of(int k, const Sweep& sweep, const uint64_t* step, int lo, uint32_t base,
+                      const V* source, V* target, const V* turns, uint32_t flips,
+                      const T* table = nullptr) {
     switch (k) {
       case 1:
-        return pass<1, FROM_STATE, TO_STATE, SIGNED, TAN, LOAD>(sweep, lo, base, source, target,
-                                                                turns, flips, table);
+        return pass<1, FROM_STATE, TO_STATE, SIGNED, TAN, LOAD>(sweep, step, lo, base, source,
+                                                                target, turns, flips, table);
       case 2:
-        return pass<2, FROM_STATE, TO_STATE, SIGNED, TAN, LOAD>(sweep, lo, base, source, target,
-                                                                turns, flips, table);
+        return pass<2, FROM_STATE, TO_STATE, SIGNED, TAN, LOAD>(sweep, step, lo, base, source,
+                                                                target, turns, flips, table);
       case 3:
-        return pass<3, FROM_STATE, TO_STATE, SIGNED, TAN, LOAD>(sweep, lo, base, source, target,
-                                                                turns, flips, table);
+        return pass<3, FROM_STATE, TO_STATE, SIGNED, TAN, LOAD>(sweep, step, lo, base, source,
+                                                                target, turns, flips, table);
       default:
-        return pass<4, FROM_STATE, TO_STATE, SIGNED, TAN, LOAD>(sweep, lo, base, source, target,
-                                                                turns, flips, table);
+        return pass<4, FROM_STATE, TO_STATE, SIGNED, TAN, LOAD>(sweep, step, lo, base, source,
+                                                                target, turns, flips, table);
     }
   }
 
@@ -166,25 +170,27 @@ struct Kernels {
     V buffer[1 << kMaxSweepBits];
     V turns[3 * kMaxSweepBits];
     both_turns<TAN>(call, turns);
+    const Steps steps(sweep);
     for (int64_t block = call.begin; block < call.end; ++block) {
       for (int set = call.first_set; set < call.n_sets; ++set) {
         const uint32_t flips = flips_of(sweep, block, set);
         const uint32_t base = sweep.base[block] | (set ? sweep.plane_bit : 0);
         if (sweep.n_passes == 1) {
-          pass_of<true, true, SIGNED, TAN, LOAD>(sweep.pass_bits[0], sweep, 0, base, source,
-                                                 target, turns, flips, call.load_table);
+          pass_of<true, true, SIGNED, TAN, LOAD>(sweep.pass_bits[0], sweep, steps.of[0], 0, base,
+                                                 source, target, turns, flips, call.load_table);
           continue;
         }
         int lo = 0;
-        pass_of<true, false, SIGNED, TAN, LOAD>(sweep.pass_bits[0], sweep, lo, base, source,
-                                                buffer, turns, flips, call.load_table);
+        pass_of<true, false, SIGNED, TAN, LOAD>(sweep.pass_bits[0], sweep, steps.of[0], lo, base,
+                                                source, buffer, turns, flips, call.load_table);
         lo += sweep.pass_bits[0];
         for (int i = 1; i < sweep.n_passes - 1; ++i) {
-          pass_of<false, false, SIGNED, TAN>(sweep.pass_bits[i], sweep, lo, base, buffer, buffer,
-                                             turns, flips);
+          pass_of<false, false, SIGNED, TAN>(sweep.pass_bits[i], sweep, steps.of[i], lo, base,
+                                             buffer, buffer, turns, flips);
           lo += sweep.pass_bits[i];
         }
-        pass_of<false, true, SIGNED, TAN>(sweep.pass_bits[sweep.n_passes - 1], sweep, lo, base,
+        const int last = sweep.n_passes - 1;
+        pass_of<false, true, SIGNED, TAN>(sweep.pass_bits[last], sweep, steps.of[last], lo, base,
                                           buffer, target, turns, flips);
       }
     }
@@ -216,12 +222,11 @@ struct Kernels {
   // Re <lambda|(-iP)|psi> for the K rotations of one pass of one block, with lambda in the block's
   // buffer or in the state; then, if UNAPPLY, the inverse butterflies on lambda.
   template <int K, bool FROM_STATE, bool TO_STATE, bool SIGNED, bool TAN, bool UNAPPLY>
-  INLINE void gradient_pass(const Sweep& sweep, int lo, uint32_t base, const V* source, V* target,
-                            const V* psi, const V* turns, uint32_t flips, V* sums) {
+  INLINE void gradient_pass(const Sweep& sweep, const uint64_t* step, int lo, uint32_t base,
+                            const V* source, V* target, const V* psi, const V* turns,
+                            uint32_t flips, V* sums) {
     V c[K], s[K];
-    choose<K, TAN>(turns, lo, flips, c, s);
-    uint64_t step[1 << K];
-    steps<K>(sweep, lo, step);
+    if constexpr (UNAPPLY) choose<K, TAN>(turns, lo, flips, c, s);
     V even[K], odd[K];
     UNROLL for (int j = 0; j < K; ++j) even[j] = odd[j] = V{};
     const uint32_t n_low = 1u << lo, n_high = 1u << (sweep.bits - lo - K);
@@ -263,28 +268,35 @@ struct Kernels {
       }
     }
     UNROLL for (int j = 0; j < K; ++j) {
-      const V sum = even[j] - odd[j];
-      sums[lo + j] += (flips >> (lo + j) & 1) ? -sum : sum;
+      sums[2 * (lo + j) + (flips >> (lo + j) & 1)] += even[j] - odd[j];
     }
   }
 
   template <bool FROM_STATE, bool TO_STATE, bool SIGNED, bool TAN, bool UNAPPLY>
-  INLINE void gradient_pass_of(int k, const Sweep& sweep, int lo, uint32_t base, const V* source,
-                               V* target, const V* psi, const V* turns, uint32_t flips,
-                               V* sums) {
+  INLINE void gradient_pass_of(int k, const Sweep& sweep, const uint64_t* step, int lo,
+                               uint32_t base, const V* source, V* target, const V* psi,
+                               const V* turns, uint32_t flips, V* sums) {
     switch (k) {
       case 1:
         return gradient_pass<1, FROM_STATE, TO_STATE, SIGNED, TAN, UNAPPLY>(
-            sweep, lo, base, source, target, psi, turns, flips, sums);
+            sweep, step, lo, base, source, target, psi, turns, flips, sums);
       case 2:
         return gradient_pass<2, FROM_STATE, TO_STATE, SIGNED, TAN, UNAPPLY>(
-            sweep, lo, base, source, target, psi, turns, flips, sums);
+            sweep, step, lo, base, source, target, psi, turns, flips, sums);
       case 3:
         return gradient_pass<3, FROM_STATE, TO_STATE, SIGNED, TAN, UNAPPLY>(
-            sweep, lo, base, source, target, psi, turns, flips, sums);
+            sweep, step, lo, base, source, target, psi, turns, flips, sums);
       default:
         return gradient_pass<4, FROM_STATE, TO_STATE, SIGNED, TAN, UNAPPLY>(
-            sweep, lo, base, source, target, psi, turns, flips, sums);
+            sweep, step, lo, base, source, target, psi, turns, flips, sums);
+    }
+  }
+
+  INLINE void flush_pairs(V* sums, int n, double* out) {
+    for (int j = 0; j < n; ++j) {
+      V sum = sums[2 * j] - sums[2 * j + 1];
+      flush(sum, out + j * W);
+      sums[2 * j] = sums[2 * j + 1] = V{};
     }
   }
 
@@ -297,8 +309,10 @@ struct Kernels {
     V* target = lines(call.target);
     const V* psi = lines(call.psi);
     V buffer[1 << kMaxSweepBits];
-    V turns[3 * kMaxSweepBits], sums[kMaxSweepBits];
+    V turns[3 * kMaxSweepBits];
+    V sums[2 * kMaxSweepBits];  // a pair a rotation: of blocks where it turns one way, the other
     both_turns<TAN>(call, turns);
+    const Steps steps(sweep);
     for (V& sum : sums) sum = V{};
     int64_t flush_at = call.begin + kFlush / 16;
     const int last = sweep.n_passes - 1;
@@ -309,35 +323,37 @@ struct Kernels {
         const uint32_t base = sweep.base[block] | (set ? sweep.plane_bit : 0);
         int lo = 0;
         if (block == flush_at) {
-          for (int j = 0; j < sweep.bits; ++j) flush(sums[j], call.gradient + j * W);
+          flush_pairs(sums, sweep.bits, call.gradient);
           flush_at += kFlush / 16;
         }
+        const auto& of = steps.of;
         if (!call.unapply) {
           for (int i = 0; i <= last; lo += bits[i++])
-            gradient_pass_of<true, true, SIGNED, TAN, false>(bits[i], sweep, lo, base, source,
-                                                             target, psi, turns, flips, sums);
+            gradient_pass_of<true, true, SIGNED, TAN, false>(
+                bits[i], sweep, of[i], lo, base, source, target, psi, turns, flips, sums);
         } else if (last == 0) {
-          gradient_pass_of<true, true, SIGNED, TAN, true>(bits[0], sweep, 0, base, source, target,
-                                                          psi, turns, flips, sums);
+          gradient_pass_of<true, true, SIGNED, TAN, true>(
+              bits[0], sweep, of[0], 0, base, source, target, psi, turns, flips, sums);
         } else {
-          gradient_pass_of<true, false, SIGNED, TAN, false>(bits[0], sweep, 0, base, source,
-                                                            buffer, psi, turns, flips, sums);
+          gradient_pass_of<true, false, SIGNED, TAN, false>(
+              bits[0], sweep, of[0], 0, base, source, buffer, psi, turns, flips, sums);
           lo = bits[0];
           for (int i = 1; i < last; lo += bits[i++])
-            gradient_pass_of<false, false, SIGNED, TAN, false>(bits[i], sweep, lo, base, buffer,
-                                                               buffer, psi, turns, flips, sums);
-          gradient_pass_of<false, false, SIGNED, TAN, true>(bits[last], sweep, lo, base, buffer,
-                                                            buffer, psi, turns, flips, sums);
+            gradient_pass_of<false, false, SIGNED, TAN, false>(
+                bits[i], sweep, of[i], lo, base, buffer, buffer, psi, turns, flips, sums);
+          gradient_pass_of<false, false, SIGNED, TAN, true>(
+              bits[last], sweep, of[last], lo, base, buffer, buffer, psi, turns, flips, sums);
           for (int i = last - 1; i > 0; --i) {
             lo -= bits[i];
-            pass_of<false, false, SIGNED, TAN>(bits[i], sweep, lo, base, buffer, buffer, turns,
-                                               flips);
+            pass_of<false, false, SIGNED, TAN>(bits[i], sweep, of[i], lo, base, buffer, buffer,
+                                               turns, flips);
           }
-          pass_of<false, true, SIGNED, TAN>(bits[0], sweep, 0, base, buffer, target, turns, flips);
+          pass_of<false, true, SIGNED, TAN>(bits[0], sweep, of[0], 0, base, buffer, target, turns,
+                                            flips);
         }
       }
     }
-    for (int j = 0; j < sweep.bits; ++j) flush(sums[j], call.gradient + j * W);
+    flush_pairs(sums, sweep.bits, call.gradient);
   }
 
   static void sweep_gradient(const SweepCall<T>& call) {
