@@ -78,9 +78,10 @@ def comparison(path: Path, run: Mapping[str, Any], legs: Sequence[Leg]) -> list[
 
 
 def rates(path: Path, lines: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Return the section of one run of benchmark.engine_rates."""
+    """Return the sections of one run of benchmark.engine_rates."""
     run = lines[0]
-    rows = [
+    commit = str(run["git"]["commit"])[:10]
+    calls = [
         [
             str(one["kind"]),
             str(one["n_qubits"]),
@@ -91,17 +92,60 @@ def rates(path: Path, lines: Sequence[Mapping[str, Any]]) -> list[str]:
             f"{one['flop_per_s'] / 1e9:.3g}",
             f"{one['fraction_of_peak']:.0%}",
         ]
-        for one in lines[1:]
+        for one in lines
+        if one["record"] == "call"
     ]
-    head = ["what", "n", "rows", "precision", "threads", "us a row", "GFLOP/s", "of peak"]
-    commit = str(run["git"]["commit"])[:10]
+    machines = [one for one in lines if one["record"] == "machine"]
+    levels = list(machines[0]["bytes_per_s"])
+    kernels = [
+        [
+            str(one["kind"]),
+            str(one["n_qubits"]),
+            str(one["kernel"]),
+            f"{one['us_per_row']:.4g}",
+            f"{one['flop_per_s'] / 1e9:.3g}",
+            f"{one['fraction_of_peak']:.0%}",
+            f"{one['bytes_per_s'] / 1e9:.3g}",
+            *(f"{one['bytes_per_s'] / machines[0]['bytes_per_s'][level]:.0%}" for level in levels),
+        ]
+        for one in lines
+        if one["record"] == "kernel"
+    ]
     return [
         "### The engine against the processor",
         "",
         f"[{path.name}](../benchmark/results/{path.name}): {run['cpu']}, commit {commit}. Two "
         "layers of the ladder, sum of Z, raw features in, all Python included.",
         "",
-        *table(head, rows),
+        *table(
+            ["what", "n", "rows", "precision", "threads", "us a row", "GFLOP/s", "of peak"], calls
+        ),
+        "",
+        "What the machine can do: multiply-adds on registers, and a triad in each level of the "
+        "memory, GB/s.",
+        "",
+        *table(
+            ["threads", "GFLOP/s", *levels],
+            [
+                [
+                    str(one["threads"]),
+                    f"{one['flop_per_s'] / 1e9:.3g}",
+                    *(f"{one['bytes_per_s'][level] / 1e9:.3g}" for level in levels),
+                ]
+                for one in machines
+            ],
+        ),
+        "",
+        "### Each kernel",
+        "",
+        "Within those runs, on one thread in double precision: arithmetic against multiply-adds on "
+        "registers, lines and tables moved against the triads.",
+        "",
+        *table(
+            ["what", "n", "kernel", "us a row", "GFLOP/s", "of peak", "GB/s"]
+            + [f"of {level}" for level in levels],
+            kernels,
+        ),
         "",
     ]
 

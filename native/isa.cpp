@@ -1,11 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "isa.hpp"
 
+#include <algorithm>
 #include <atomic>
 #include <chrono>
 #include <cstdlib>
 #include <stdexcept>
 
+#include "memory.hpp"
 #include "pool.hpp"
 
 namespace qdp {
@@ -82,25 +84,51 @@ void set_instruction_set(const std::string& name) {
 }
 
 
-double fma_rate(double seconds) {
-  const KernelTable<double>& kernels = isa().doubles->tables[0];
+// Sum over the threads of what `once` does, in units a second, for at least `seconds`.
+template <class F>
+static double rate(double seconds, F once) {
   const int threads = thread_count();
   std::vector<double> rates(threads);
   run_parts(threads, threads, [&](int part, int) {
     const auto start = std::chrono::steady_clock::now();
-    const int64_t rounds = 1 << 16;
-    int64_t done = 0;
-    double elapsed = 0, sink = 0;
+    double done = 0, elapsed = 0;
     while (elapsed < seconds) {
-      sink += kernels.multiply_add(rounds);
-      done += rounds;
+      done += once(part);
       elapsed = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
     }
-    rates[part] = double(done) * kMultiplyAddChains * kernels.lanes / elapsed + 0 * sink;
+    rates[part] = done / elapsed;
   });
   double total = 0;
-  for (double rate : rates) total += rate;
+  for (double one : rates) total += one;
   return total;
+}
+
+double fma_rate(double seconds) {
+  const KernelTable<double>& kernels = isa().doubles->tables[0];
+  const int64_t rounds = 1 << 16;
+  std::atomic<double> sink{0};  // so that nothing is optimised away
+  return rate(seconds, [&](int) {
+    sink = kernels.multiply_add(rounds);
+    return double(rounds) * kMultiplyAddChains * kernels.lanes;
+  });
+}
+
+double triad_rate(int64_t bytes, double seconds, bool streaming) {
+  const KernelTable<double>& kernels = isa().doubles->tables[0];
+  const int64_t lines = bytes / (3 * int64_t(sizeof(double)) * kernels.lanes);
+  const size_t size = size_t(lines) * kernels.lanes;
+  std::vector<Aligned<double>> arrays(thread_count());
+  for (Aligned<double>& array : arrays) array.resize(3 * size);
+  run_parts(int(arrays.size()), int(arrays.size()), [&](int part, int) {
+    std::fill(arrays[part].get(), arrays[part].get() + 3 * size, 1.0);
+  });
+  const int64_t repeats = std::max<int64_t>(1, (int64_t(1) << 20) / std::max<int64_t>(1, bytes));
+  return rate(seconds, [&](int part) {
+    double* a = arrays[part].get();
+    for (int64_t i = 0; i < repeats; ++i)
+      kernels.triad(a + size, a + 2 * size, a, lines, streaming);
+    return double(repeats) * 3 * double(size) * sizeof(double);
+  });
 }
 
 }  // namespace qdp

@@ -35,4 +35,8 @@ void set_instruction_set(const std::string& name);
 // Fused multiply-adds a second, of doubles, that all threads reach together on registers alone.
 double fma_rate(double seconds);
 
+// Bytes a second that all threads move together in a = b + factor c, each over three arrays of
+// `bytes` in all: two read, one written. With `streaming` stores go past the caches.
+double triad_rate(int64_t bytes, double seconds, bool streaming);
+
 }  // namespace qdp

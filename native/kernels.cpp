@@ -1123,10 +1123,43 @@ struct Kernels {
     return sum;
   }
 
+#ifdef __SSE2__
+  // Stores that go past the caches, of the widest kind that divides every line of the build.
+  static constexpr int kStreamed = QDP_BYTES > 32 ? 32 : QDP_BYTES;
+  INLINE void stream(const char* from, char* to) {
+    typedef long long Words __attribute__((vector_size(kStreamed)));
+#if QDP_BYTES > 16
+    __builtin_ia32_movntdq256(reinterpret_cast<Words*>(to), *reinterpret_cast<const Words*>(from));
+#else
+    __builtin_ia32_movntdq(reinterpret_cast<Words*>(to), *reinterpret_cast<const Words*>(from));
+#endif
+  }
+#endif
+
+  // a = b + factor c over n lines; `streaming` stores go past the caches.
+  static void triad(const T* b, const T* c, T* a, int64_t n, bool streaming) {
+    const V* p = lines(b);
+    const V* q = lines(c);
+    V* out = lines(a);
+    const V factor = splat(T(0.5));
+    for (int64_t i = 0; i < n; ++i) {
+      const V sum = p[i] + factor * q[i];
+#ifdef __SSE2__
+      if (streaming) {
+        for (int part = 0; part < BYTES; part += kStreamed)
+          stream(reinterpret_cast<const char*>(&sum) + part,
+                 reinterpret_cast<char*>(out + i) + part);
+        continue;
+      }
+#endif
+      out[i] = sum;
+    }
+  }
+
   static constexpr KernelTable<T> table() {
     return {W,      sweep,           sweep_gradient, diagonal, diagonal_gradient, diagonal_totals,
             observable, measure, lane_sweep, lane_gradient, rotate, rotate_gradient, sincos, walsh, load, store, dense,
-            multiply_add};
+            multiply_add, triad};
   }
 };
 

@@ -264,6 +264,8 @@ NB_MODULE(_core, m) {
       rates.append(nb::make_tuple(rate.kernel, rate.calls, rate.seconds, rate.flops, rate.bytes));
     return rates;
   });
+  m.def("triad_rate", &qdp::triad_rate, "bytes"_a, "seconds"_a, "streaming"_a,
+        nb::call_guard<nb::gil_scoped_release>());
   m.def("thread_count", &qdp::thread_count);
   m.def("set_thread_count", [](int n) {
     require(n >= 1 && n <= 1024, "expected 1 to 1024 threads");

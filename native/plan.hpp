@@ -241,6 +241,8 @@ struct KernelTable {
   void (*dense)(const DenseCall<T>&);
   // rounds x kMultiplyAddChains multiply-adds on registers, to measure what the processor can do
   double (*multiply_add)(int64_t rounds);
+  // a = b + factor c over n lines, to measure how fast memory is
+  void (*triad)(const T* b, const T* c, T* a, int64_t n, bool streaming);
 };
 
 template <class T>
