@@ -191,7 +191,7 @@ def main(arguments: list[str] | None = None) -> int:
             for one in profile(n_qubits, kind, options.runs):
                 lines.append(one)
                 print(
-                    f"{kind:16s} {n_qubits:3d} {one['kernel']:18s} {one['us_per_row']:10.3f} us/row "
+                    f"{kind:16s} {n_qubits:3d} {one['kernel']:18s} {one['us_per_row']:10.3f} us "
                     f"{one['flop_per_s'] / 1e9:8.1f} GFLOP/s {one['fraction_of_peak']:8.0%} "
                     f"{one['bytes_per_s'] / 1e9:8.1f} GB/s",
                     flush=True,
