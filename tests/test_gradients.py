@@ -402,3 +402,84 @@ def test_options_that_make_no_sense_are_refused(options, message):
             qdp.ansatz.ry_rz_ladder(2, 1), np.zeros(4), np.eye(4), "Z0", backend="reference",
             **options,
         )  # fmt: skip
+
+
+# Pruning
+
+
+@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("method", ["adjoint", "parameter-shift"])
+def test_pruning_changes_no_number(backend, precision, seed, method):
+    circuit, parameters, states, observables, inputs = problem(seed, n_qubits=5)
+    options = {"inputs": inputs, "backend": backend, "precision": precision}
+    wrt = {"wrt": BOTH, "method": method}
+    some = observables[:1]
+    weight = 4 * max(observable.weight for observable in some)
+    found = qdp.value_and_grad(circuit, parameters, states, some, prune=True, **options, **wrt)
+    expected = qdp.value_and_grad(circuit, parameters, states, some, **options, **wrt)
+    assert_close(found[0], expected[0], precision, weight)
+    for one, other in zip(found[1], expected[1], strict=True):
+        assert_close(one, other, precision, weight)
+    values = qdp.expectation(circuit, parameters, states, some, prune=True, **options)
+    assert_close(values, expected[0], precision, weight)
+    cotangents = np.arange(1.0, 4.0)[:, None]
+    for name in ("parameters", "states"):
+        arguments = (circuit, parameters, states, some, cotangents)
+        one = qdp.vjp(*arguments, prune=True, wrt=name, **options)
+        assert_close(one, qdp.vjp(*arguments, wrt=name, **options), precision, 9 * weight)
+
+
+@pytest.mark.parametrize("method", ["adjoint", "parameter-shift"])
+def test_pruned_gradients_are_exact_zeros(method):
+    circuit = qdp.ansatz.ry_rz_ladder(4, 2)
+    parameters = np.random.default_rng(1).normal(size=circuit.n_parameters)
+    found = qdp.gradient(circuit, parameters, None, "Z0", method=method, prune=True)
+    expected = qdp.gradient(circuit, parameters, None, "Z0", method=method)
+    assert_close(found, expected, "double")
+    assert np.count_nonzero(found) <= 5
+
+
+# Shifted values
+
+
+@pytest.mark.parametrize("shots", [None, 50])
+def test_shifted_values_make_the_gradient(backend, precision, shots):
+    circuit, parameters, states, observables, inputs = problem(3)
+    options = {"inputs": inputs, "backend": backend, "precision": precision, "shots": shots}
+    gradient, shifted = qdp.gradient(
+        circuit, parameters, states, observables[:2],
+        method="parameter-shift", return_shifted=True, seed=1, **options,
+    )  # fmt: skip
+    expected = np.zeros_like(gradient)
+    for k, (kind, index) in enumerate(shifted.arguments):
+        assert kind == "parameter"
+        expected[..., index] += shifted.coefficients[k] * (shifted.plus[k] - shifted.minus[k])
+        angle = circuit.operations[shifted.operations[k]].angles[shifted.slots[k]]
+        assert (angle.kind, angle.index) == (kind, index)
+    weight = 8 * max(observable.weight for observable in observables[:2])
+    assert_close(gradient, expected, precision, weight)
+    again = qdp.gradient(
+        circuit, parameters, states, observables[:2], method="parameter-shift", seed=1, **options
+    )
+    assert np.array_equal(gradient, again)
+
+
+def test_shifted_values_are_expectation_values_at_shifted_angles(backend):
+    circuit = qdp.Circuit(1, [gates.RX(2 * qdp.parameter(0) + 0.25, 0)])
+    states = np.array([[1.0, 0.0], [0.6, 0.8]])
+    _, shifted = qdp.gradient(
+        circuit, [0.3], states, "Z0", method="parameter-shift", return_shifted=True, backend=backend
+    )
+    assert_close(shifted.shifts, np.array([np.pi / 2]), "double")
+    assert_close(shifted.coefficients, np.array([1.0]), "double")  # one half, times the scale
+    first = np.cos(0.85 + np.pi / 2), np.cos(0.85 - np.pi / 2)
+    assert shifted.plus.shape == (1, 2)
+    assert_close(np.array([shifted.plus[0, 0], shifted.minus[0, 0]]), np.array(first), "double")
+    moved = qdp.expectation(circuit, [0.3 + np.pi / 4], states, "Z0", backend=backend)
+    assert_close(shifted.plus[0], moved, "double")
+
+
+def test_shifted_values_come_from_parameter_shift_only():
+    circuit = qdp.Circuit(1, [gates.RX(qdp.parameter(0), 0)])
+    with pytest.raises(ValueError, match="return_shifted: expected method='parameter-shift', got"):
+        qdp.gradient(circuit, [0.3], None, "Z0", return_shifted=True)

@@ -329,3 +329,11 @@ def test_long_circuits_are_cut_short(machine):
 def test_mistakes_are_refused(call, error, message):
     with pytest.raises(error, match=message):
         call(qdp.Circuit(2))
+
+
+def test_explain_counts_what_pruning_leaves_out():
+    circuit = qdp.ansatz.ry_rz_ladder(12, 2)
+    assert "pruned        43 rotations that change no value" in qdp.explain(
+        circuit, "Z0", prune=True
+    )
+    assert "pruned" not in qdp.explain(circuit, "Z0")

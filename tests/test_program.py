@@ -446,3 +446,45 @@ def test_matrices_are_told_apart_by_the_cache():
     assert compile_program(one) is not compile_program(other)
     again = Circuit(2, [gates.QubitUnitary(one.operations[0].matrix.copy(), [0, 1])])
     assert compile_program(again) is compile_program(one)
+
+
+# Pruning
+
+
+def test_pruning_leaves_the_light_cone():
+    # RX on wire 2 and everything behind the last CNOT but what Z0 sees is outside.
+    circuit = Circuit(
+        3,
+        [
+            gates.RY(p(0), 0), gates.RY(p(1), 1), gates.RX(p(2), 2), gates.CNOT([0, 1]),
+            gates.RY(p(3), 1), gates.RX(p(4), 0), gates.RZ(p(5), 0),
+        ],
+    )  # fmt: skip
+    whole = compile_program(circuit, (Observable("Z0"),))
+    pruned = compile_program(circuit, (Observable("Z0"),), prune=True)
+    assert len(whole.rotations) == 6
+    # X0 behind the CNOT is X0 X1 before it, which RY on wire 1 does not commute with.
+    assert [rotation.operation for rotation in pruned.rotations] == [0, 1, 5]
+    assert [member for step in pruned.steps for member in step.rotations] == [0, 1, 2]
+    assert pruned.rotations_of(2, 0) == ()
+
+
+def test_pruning_keeps_five_angles_of_the_ladder():
+    circuit = ry_rz_ladder(12, 2)
+    pruned = compile_program(circuit, (Observable("Z0"),), prune=True)
+    assert len(compile_program(circuit, (Observable("Z0"),)).rotations) == 48
+    assert len(pruned.rotations) == 5
+
+
+def test_pruning_stops_at_what_is_no_rotation():
+    circuit = Circuit(
+        2,
+        [
+            gates.RZ(p(0), 1),
+            gates.QubitUnitary(random_unitary(4, np.random.default_rng(0)), [0, 1]),
+            gates.RZ(p(1), 1),
+        ],
+    )
+    pruned = compile_program(circuit, (Observable("Z0"),), prune=True)
+    assert [rotation.operation for rotation in pruned.rotations] == [0]
+    assert [step.kind for step in pruned.steps] == ["diagonal", "dense"]

@@ -13,7 +13,7 @@ import functools
 import operator
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, cast
 
 import numpy as np
@@ -48,6 +48,7 @@ def expectation(
     *,
     inputs: Any = None,
     encoding: str | Encoding | None = None,
+    prune: bool = False,
     backend: BackendName | Backend = "auto",
     precision: Precision | None = None,
 ) -> Any:
@@ -55,8 +56,9 @@ def expectation(
 
     ``parameters`` is (P,) or (rows, P) and ``inputs`` (rows, F), both in radians. ``states`` is
     (rows, 2**n), real or complex, of norm 1; with ``encoding`` it is raw features, encoded inside
-    the run; None is |0...0>. ``observable`` is an Observable, its text, or a sequence of them. For
-    torch tensors that require gradients the result is differentiable, once.
+    the run; None is |0...0>. ``observable`` is an Observable, its text, or a sequence of them.
+    ``prune`` leaves out rotations that change no value, such as those outside the observables'
+    light cone. For torch tensors that require gradients the result is differentiable, once.
 
     Raises:
         TypeError: an argument of another type, not numeric, or complex where real is expected.
@@ -80,10 +82,13 @@ def expectation(
             observable,
             inputs=inputs,
             encoding=encoding,
+            prune=prune,
             backend=backend,
             precision=precision,
         )
-    run = _prepare(circuit, parameters, states, inputs, encoding, backend, precision, observable)
+    run = _prepare(
+        circuit, parameters, states, inputs, encoding, backend, precision, observable, prune
+    )
     values = run.backend.expectation(run.circuit, run.batch, run.observables)
     return run.finish(values, has_observables=True)
 
@@ -246,6 +251,8 @@ def gradient(
     step: float | None = None,
     n_directions: int | None = None,
     return_variance: bool = False,
+    return_shifted: bool = False,
+    prune: bool = False,
     backend: BackendName | Backend = "auto",
     precision: Precision | None = None,
 ) -> Any:
@@ -257,8 +264,9 @@ def gradient(
     encoding is "angle". Methods and their options ``shots``, ``seed``, ``step``, ``n_directions``
     are described in ``qdp.gradients``. With ``return_variance`` the result is a pair: gradients
     and the estimated variances of methods that draw at random ("parameter-shift" with shots,
-    "spsa"). Other arguments and exceptions are those of ``expectation``. The results are
-    constants to torch's autograd.
+    "spsa"). With ``return_shifted`` the last result is what "parameter-shift" evaluated, as a
+    ``qdp.gradients.ShiftedValues``. Other arguments and exceptions are those of ``expectation``.
+    The results are constants to torch's autograd.
 
     >>> import qdp
     >>> circuit = qdp.Circuit(1, [qdp.gates.RX(qdp.parameter(0), 0)])
@@ -271,26 +279,23 @@ def gradient(
             "return_variance: expected a method that draws at random (spsa, or parameter-shift "
             f"with shots), got method={method!r}, shots={shots}"
         )
+    if return_shifted and method != "parameter-shift":
+        raise ValueError(f"return_shifted: expected method='parameter-shift', got {method!r}")
+    options = gradients.Options(
+        _optional_positive("shots", shots), seed, step, n_directions, return_shifted
+    )
     run, derivatives = _differentiate(
-        circuit, parameters, states, observable, inputs, encoding, method, names,
-        gradients.Options(_optional_positive("shots", shots), seed, step, n_directions),
-        backend, precision,
+        circuit, parameters, states, observable, inputs, encoding, method, names, options,
+        backend, precision, prune,
     )  # fmt: skip
     results = run.derivatives(names, derivatives)
-    result = results if is_tuple else results[0]
-    if not return_variance:
-        return result
-    variances = run.derivatives(
-        names,
-        gradients.Derivatives(
-            derivatives.values,
-            derivatives.variances.get("parameters"),
-            derivatives.variances.get("inputs"),
-            None,
-            {},
-        ),
-    )
-    return result, variances if is_tuple else variances[0]
+    answer = [results if is_tuple else results[0]]
+    if return_variance:
+        variances = run.variances(names, derivatives)
+        answer.append(variances if is_tuple else variances[0])
+    if derivatives.shifted is not None:
+        answer.append(run.shifted(derivatives.shifted))
+    return tuple(answer) if len(answer) > 1 else answer[0]
 
 
 def value_and_grad(
@@ -307,6 +312,7 @@ def value_and_grad(
     seed: int | None = None,
     step: float | None = None,
     n_directions: int | None = None,
+    prune: bool = False,
     backend: BackendName | Backend = "auto",
     precision: Precision | None = None,
 ) -> Any:
@@ -325,7 +331,7 @@ def value_and_grad(
     run, derivatives = _differentiate(
         circuit, parameters, states, observable, inputs, encoding, method, names,
         gradients.Options(_optional_positive("shots", shots), seed, step, n_directions),
-        backend, precision,
+        backend, precision, prune,
     )  # fmt: skip
     results = run.derivatives(names, derivatives)
     values = run.finish(derivatives.values, has_observables=True)
@@ -342,6 +348,7 @@ def vjp(
     inputs: Any = None,
     encoding: str | Encoding | None = None,
     wrt: Argument | tuple[Argument, ...] = "parameters",
+    prune: bool = False,
     backend: BackendName | Backend = "auto",
     precision: Precision | None = None,
 ) -> Any:
@@ -357,7 +364,9 @@ def vjp(
     array([-1.])
     """
     names, is_tuple = _wrt(wrt)
-    run = _prepare(circuit, parameters, states, inputs, encoding, backend, precision, observable)
+    run = _prepare(
+        circuit, parameters, states, inputs, encoding, backend, precision, observable, prune
+    )
     weights = arrays.as_real(cotangents, "cotangents")
     expected = run.shape((run.batch.rows, len(run.observables)), has_observables=True)
     if weights.shape not in ((), expected):
@@ -627,6 +636,27 @@ class _Run:
             for name in names
         )
 
+    def variances(self, names: Sequence[Argument], found: gradients.Derivatives) -> tuple[Any, ...]:
+        """The caller's variances, in the order of ``names``."""
+        spread = gradients.Derivatives(
+            found.values,
+            found.variances.get("parameters"),
+            found.variances.get("inputs"),
+            None,
+            {},
+        )
+        return self.derivatives(names, spread)
+
+    def shifted(self, found: gradients.ShiftedValues) -> gradients.ShiftedValues:
+        """Shifted values with the axes that the caller asked for, as his kind of array."""
+
+        def own(pairs: Array) -> Any:
+            rest = self.shape(pairs.shape[1:], has_observables=True)
+            shaped = pairs.reshape(len(pairs), *rest)
+            return self.library.from_numpy(np.ascontiguousarray(shaped))
+
+        return replace(found, plus=own(found.plus), minus=own(found.minus))
+
     def has_rows(self, name: Argument) -> bool:
         """Whether the argument has a rows axis."""
         return name in self.with_rows
@@ -653,6 +683,7 @@ def _prepare(
     backend: BackendName | Backend,
     precision: Precision | None,
     observable: Observables | Literal[False] | None = False,
+    prune: bool = False,
 ) -> _Run:
     """Check all arguments of a verb; ``observable`` False where the verb has none."""
     _require_circuit(circuit)
@@ -697,6 +728,7 @@ def _prepare(
             indices=initial if isinstance(chosen, Basis) else None,
             precision=precision,
             recheck=recheck,
+            prune=prune,
             norm_tolerance=0.0 if initial is None else encodings.norm_tolerance(initial),
         ),
         observables,
@@ -726,10 +758,13 @@ def _differentiate(
     options: gradients.Options,
     backend: BackendName | Backend,
     precision: Precision | None,
+    prune: bool,
 ) -> tuple[_Run, gradients.Derivatives]:
     if method not in gradients.METHODS:
         raise ValueError(f"method: expected one of {', '.join(gradients.METHODS)}, got {method!r}")
-    run = _prepare(circuit, parameters, states, inputs, encoding, backend, precision, observable)
+    run = _prepare(
+        circuit, parameters, states, inputs, encoding, backend, precision, observable, prune
+    )
     run.require_derivatives(names, len(run.observables))
     task = gradients.Task(
         run.backend, run.circuit, run.batch, run.observables, run.angles_wrt(names)

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 
@@ -21,6 +22,7 @@ from qdp import gates, memory, sampling
 from qdp.arrays import Array
 from qdp.backends.base import Backend, Batch, Shift
 from qdp.circuit import Circuit, Observable
+from qdp.program import compile_program
 
 Evaluation = tuple[Shift, ...]
 
@@ -49,13 +51,34 @@ class Options:
     """What a method may be told; None is the method's default.
 
     ``shots`` per evaluation and measurement setting (exact without), ``seed`` of everything
-    random, ``step`` in radians, ``n_directions`` of SPSA.
+    random, ``step`` in radians, ``n_directions`` of SPSA, ``keep_shifted`` to have the shifted
+    values of parameter-shift as well.
     """
 
     shots: int | None = None
     seed: int | None = None
     step: float | None = None
     n_directions: int | None = None
+    keep_shifted: bool = False
+
+
+@dataclass(frozen=True)
+class ShiftedValues:
+    """What parameter-shift evaluated: K pairs of expectation values, and what they make.
+
+    Pair k shifts angle ``slots[k]`` of operation ``operations[k]`` by plus and minus ``shifts[k]``
+    radians: ``plus`` and ``minus`` are (K, rows[, observables]). It adds ``coefficients[k] *
+    (plus[k] - minus[k])`` to the derivative by ``arguments[k]``, a pair of "parameter" or "input"
+    and its index; the coefficient is the rule's times the scale of the angle.
+    """
+
+    arguments: tuple[tuple[str, int], ...]
+    operations: Array
+    slots: Array
+    shifts: Array
+    coefficients: Array
+    plus: Any
+    minus: Any
 
 
 @dataclass(frozen=True)
@@ -63,7 +86,8 @@ class Derivatives:
     """Values (rows, O) and derivatives: parameters (rows, O, P), inputs (rows, O, F), states.
 
     Each derivative is None unless it was asked for. ``variances`` holds, under the same names,
-    the estimated variances of derivatives that were estimated at random, else nothing.
+    the estimated variances of derivatives that were estimated at random, else nothing. ``shifted``
+    is there if it was asked for, with arrays (K, rows, O).
     """
 
     values: Array
@@ -71,6 +95,7 @@ class Derivatives:
     inputs: Array | None
     states: Array | None
     variances: Mapping[str, Array]
+    shifted: ShiftedValues | None = None
 
 
 Method = Callable[[Task, Options], Derivatives]
@@ -97,18 +122,44 @@ def parameter_shift(task: Task, options: Options) -> Derivatives:
     evaluations: list[Evaluation] = [()]
     targets: list[int] = []
     weights: list[float] = []
-    for (kind, index), occurrences in _occurrences(task.circuit).items():
-        column = columns.get((kind, index))
+    arguments: list[tuple[str, int]] = []
+    program = None
+    if task.batch.prune:
+        program = compile_program(task.circuit, tuple(task.observables), False, True)
+    for key, occurrences in _occurrences(task.circuit).items():
+        column = columns.get(key)
         if column is None:
             continue
         for operation, slot, scale in occurrences:
+            if program is not None and not program.rotations_of(operation, slot):
+                continue
             frequencies = gates.TABLE[task.circuit.operations[operation].name].frequencies[slot]
             for coefficient, shift in zip(*shift_rule(frequencies), strict=True):
+                arguments.append(key)
                 for sign in (1, -1):
                     evaluations.append(((operation, slot, sign * shift),))
                     targets.append(column)
                     weights.append(sign * coefficient * scale)
-    return _weighted_sums(task, options, evaluations, targets, weights)
+    if not options.keep_shifted:
+        return _weighted_sums(task, options, evaluations, targets, weights)
+    memory.require_memory(
+        8 * len(evaluations) * task.shape[0] * task.shape[1],
+        f"the {len(evaluations) - 1} shifted values of {task.shape[0]} rows",
+        "pass fewer rows at a time, or leave return_shifted out",
+    )
+    kept = np.empty((len(evaluations) - 1, *task.shape), task.batch.real_dtype)
+    derivatives = _weighted_sums(task, options, evaluations, targets, weights, kept)
+    shifts = [evaluation[0] for evaluation in evaluations[1::2]]
+    shifted = ShiftedValues(
+        arguments=tuple(arguments),
+        operations=np.array([operation for operation, _, _ in shifts], np.int64),
+        slots=np.array([slot for _, slot, _ in shifts], np.int64),
+        shifts=np.array([shift for _, _, shift in shifts], np.float64),
+        coefficients=np.array(weights[::2], np.float64),
+        plus=kept[::2],
+        minus=kept[1::2],
+    )
+    return replace(derivatives, shifted=shifted)
 
 
 def finite_difference(task: Task, options: Options) -> Derivatives:
@@ -357,8 +408,12 @@ def _weighted_sums(
     evaluations: Sequence[Evaluation],
     targets: Sequence[int],
     weights: Sequence[float],
+    kept: Array | None = None,
 ) -> Derivatives:
-    """Add weight times value of evaluation i + 1 to column targets[i]; 0 is the unshifted one."""
+    """Add weight times value of evaluation i + 1 to column targets[i]; 0 is the unshifted one.
+
+    ``kept`` (evaluations - 1, rows, O) takes the values themselves.
+    """
     gradient = np.zeros((len(_columns(task, "")), *task.shape))
     variance = None if options.shots is None else np.zeros_like(gradient)
     values = np.zeros(task.shape)
@@ -367,6 +422,8 @@ def _weighted_sums(
         if number == 0:
             values = value
             continue
+        if kept is not None:
+            kept[number - 1] = value
         column, weight = targets[number - 1], weights[number - 1]
         gradient[column] += weight * value
         if variance is not None and spread is not None:

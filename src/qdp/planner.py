@@ -109,13 +109,15 @@ def explain(
     *,
     rows: int = 1,
     encoding: str | Encoding | None = None,
+    prune: bool = False,
     precision: Precision = "double",
 ) -> str:
     """Return in words how the engine would run ``circuit``: what was rewritten, what it costs.
 
     It names the normal form and its steps, the operations that fell outside it and their price,
     the layout chosen for ``rows`` rows, arithmetic and bytes a row, and the memory held.
-    ``observable`` None is a run for states. ``encoding`` is as in ``memory_estimate``.
+    ``observable`` None is a run for states. ``encoding`` is as in ``memory_estimate``, ``prune`` as
+    in ``qdp.expectation``.
 
     Raises:
         TypeError: ``circuit`` is no Circuit, ``encoding`` neither a name nor an Encoding.
@@ -136,11 +138,14 @@ def explain(
     else:
         given = observable
     observables = tuple(Observable(one) if isinstance(one, str) else one for one in given)
-    run = _Run.of(circuit, observables, rows, encoding, precision, apply_frame=not observables)
+    run = _Run.of(
+        circuit, observables, rows, encoding, precision, apply_frame=not observables, prune=prune
+    )
     return "\n".join(
         [
             run.circuit_line(),
             run.normal_form_line(),
+            *run.pruned_lines(),
             *run.step_lines(),
             *run.outside_lines(),
             *run.observable_lines(),
@@ -270,6 +275,7 @@ class _Run:
         encoding: str | Encoding | None,
         precision: Precision,
         apply_frame: bool,
+        prune: bool = False,
     ) -> _Run:
         if not isinstance(circuit, Circuit):
             raise TypeError(f"circuit: expected a qdp.Circuit, got {type(circuit).__name__}")
@@ -289,7 +295,7 @@ class _Run:
         return _Run(
             circuit,
             whole,
-            compile_program(whole, observables, apply_frame),
+            compile_program(whole, observables, apply_frame, prune),
             observables,
             rows,
             chosen,
@@ -570,6 +576,14 @@ class _Run:
         turned = sum(rotation.operation < 0 for rotation in self.program.rotations)
         hadamards = f", {_count(turned, 'Hadamard')}" if turned else ""
         return f"{line} (applied: {_count(applied, 'permutation')}{hadamards})"
+
+    def pruned_lines(self) -> list[str]:
+        """How many rotations were left out, if any."""
+        whole = compile_program(self.whole, self.observables, not self.observables)
+        left_out = len(whole.rotations) - len(self.program.rotations)
+        if not left_out:
+            return []
+        return [f"pruned        {_count(left_out, 'rotation')} that change no value"]
 
     def step_lines(self) -> list[str]:
         lines = []

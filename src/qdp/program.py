@@ -337,7 +337,8 @@ class _Builder:
         for step_kind, members, _ in reversed(self.steps):
             if step_kind not in ("rotations", "diagonal"):
                 break
-            if not all(self.commute(rotation, self.rotations[m]) for m in members):
+            others = (self.rotations[member] for member in members)
+            if not all(_commute(rotation, other.x, other.z) for other in others):
                 break
             if step_kind == kind and (kind == "diagonal" or len(members) < self.most_rotations):
                 chosen = members
@@ -345,10 +346,6 @@ class _Builder:
             self.steps.append((kind, [index], 0))
         else:
             chosen.append(index)
-
-    @staticmethod
-    def commute(a: PauliRotation, b: PauliRotation) -> bool:
-        return ((a.x & b.z).bit_count() + (a.z & b.x).bit_count()) % 2 == 0
 
     def apply_frame(self) -> None:
         """Turn the pending Cliffords into steps: permutations, and rotations for Hadamards."""
@@ -378,6 +375,40 @@ class _Builder:
                 np.add.at(c, where, np.concatenate([c for _, c in parts]))
                 groups.append(Group(number, x, z.astype(np.uint32), c))
         return tuple(groups)
+
+    def prune(self, groups: Sequence[Group]) -> None:
+        """Leave out the rotations that commute with all that is kept behind them.
+
+        From the end, a rotation that commutes with the observables' words and with the rotations
+        kept behind it cancels in U^dagger O U: those outside the light cone, diagonals before a
+        Z observable. What is no rotation is taken to commute with nothing.
+        """
+        words = {(group.x, int(z)) for group in groups for z in group.z}
+        kept: list[int] = []
+        steps: list[tuple[StepKind, list[int], int]] = []
+        for number in reversed(range(len(self.steps))):
+            kind, members, item = self.steps[number]
+            if kind not in ("rotations", "diagonal"):
+                before = [index for _, some, _ in self.steps[:number] for index in some]
+                kept += before
+                steps += reversed(self.steps[: number + 1])
+                break
+            # Members of a step commute, so none keeps another.
+            needed = [
+                index
+                for index in members
+                if not all(_commute(self.rotations[index], x, z) for x, z in words)
+            ]
+            words |= {(self.rotations[index].x, self.rotations[index].z) for index in needed}
+            kept += needed
+            if needed:
+                steps.append((kind, needed, item))
+        place = {index: number for number, index in enumerate(sorted(kept))}
+        self.rotations = [self.rotations[index] for index in sorted(kept)]
+        self.steps = [
+            (kind, [place[index] for index in members], item)
+            for kind, members, item in reversed(steps)
+        ]
 
     def cheap_in_frame(self, observable: Observable) -> bool:
         for component in observable.components:
@@ -452,6 +483,10 @@ class _Builder:
                 yield word.x, np.array([word.z], np.uint32), np.array([factor], np.complex128)
 
 
+def _commute(rotation: PauliRotation, x: int, z: int) -> bool:
+    return ((rotation.x & z).bit_count() + (rotation.z & x).bit_count()) % 2 == 0
+
+
 def _composed(angle: Angle, operation: Operation) -> Angle:
     """Put an operation's own angle into an affine function of that slot."""
     if angle.kind == "constant":
@@ -475,17 +510,23 @@ def _slotted(operation: Operation) -> tuple[gates.Primitive, ...]:
 
 @lru_cache(maxsize=256)
 def compile_program(
-    circuit: Circuit, observables: tuple[Observable, ...] = (), apply_frame: bool = False
+    circuit: Circuit,
+    observables: tuple[Observable, ...] = (),
+    apply_frame: bool = False,
+    prune: bool = False,
 ) -> Program:
     """Return the normal form of ``circuit`` with ``observables`` pulled back through its frame.
 
-    ``apply_frame`` ends the program with the frame itself, for states and probabilities.
+    ``apply_frame`` ends the program with the frame itself, for states and probabilities. ``prune``
+    leaves out rotations that change no value of the observables.
     """
     builder = _Builder(circuit)
     builder.add_operations()
     if apply_frame:
         builder.apply_frame()
     groups = builder.measure(observables)
+    if prune:
+        builder.prune(groups)
     by_angle: dict[tuple[int, int], list[int]] = {}
     for index, rotation in enumerate(builder.rotations):
         if rotation.slot >= 0:

@@ -37,6 +37,7 @@ def qdp_gradients(
     backend: Any = "auto",
     precision: Any = "double",
     fused: bool = False,
+    prune: bool = False,
     buffer: Any = None,
     synchronize: Callable[[], None] | None = None,
 ) -> tuple[Any, float, float]:
@@ -58,6 +59,7 @@ def qdp_gradients(
     circuit = qdp.ansatz.ry_rz_ladder(n_qubits, n_layers)
     observable = qdp_observable(terms)
     options: dict[str, Any] = {"method": method, "backend": backend, "precision": precision}
+    options["prune"] = prune
     start = clock()
     if fused:
         states, options["encoding"] = features, "amplitude"
@@ -79,6 +81,7 @@ class Qdp(Contender):
     description = "batched engine, rows encoded once into memory that is kept"
     distributions = ("qdp", "numpy")
     fused = False
+    prune = False
 
     @classmethod
     def unsupported(cls, case: GradientCase) -> str | None:
@@ -117,6 +120,7 @@ class Qdp(Contender):
             backend=case.backend,
             precision=case.precision,
             fused=self.fused,
+            prune=self.prune,
             buffer=None if self.buffer is None else self.buffer[:rows],
         )
         return Repeat(np.asarray(gradients, dtype=np.float64), encoding_ms, circuit_ms)
@@ -130,3 +134,12 @@ class QdpFused(Qdp):
     description = "batched engine, raw features in, no state in memory"
     encoding_note = "inside the circuits"
     fused = True
+
+
+class QdpPruned(QdpFused):
+    """Raw features in, and no rotation applied that changes no value: less work than the others."""
+
+    name = "qdp-pruned"
+    title = "QDP, pruned"
+    description = "as qdp-fused, without the rotations that change no value: not the same work"
+    prune = True

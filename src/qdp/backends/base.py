@@ -34,6 +34,7 @@ class Batch:
     ``recheck`` None means that the values of ``states`` were looked at. Else, with a backend that
     ``checks_rows`` only, it is to be called for a row that is not finite, that is all zero, or,
     without ``normalize``, further from norm 1 than ``norm_tolerance``; it raises the error.
+    ``prune`` allows to leave out rotations that change no expectation value.
     """
 
     rows: int
@@ -45,6 +46,7 @@ class Batch:
     precision: Precision = "double"
     recheck: Callable[[], object] | None = None
     norm_tolerance: float = 0.0
+    prune: bool = False
 
     @property
     def real_dtype(self) -> type[np.floating]:

@@ -30,9 +30,9 @@ def _angle(angle: Angle) -> tuple[int, int, float, float]:
 
 @lru_cache(maxsize=64)
 def _native_program(
-    circuit: Circuit, observables: tuple[Observable, ...], apply_frame: bool
+    circuit: Circuit, observables: tuple[Observable, ...], apply_frame: bool, prune: bool = False
 ) -> tuple[Program, Any]:
-    program = compile_program(circuit, observables, apply_frame)
+    program = compile_program(circuit, observables, apply_frame, prune)
     constant = sum(angle.offset for angle in program.phases if angle.kind == "constant")
     native = _core.Program(
         program.n_qubits,
@@ -120,7 +120,7 @@ class CpuBackend(Backend):
         self, circuit: Circuit, batch: Batch, observables: Sequence[Observable]
     ) -> Array:
         """Return the expectation values, (rows, O)."""
-        _, native = _native_program(circuit, tuple(observables), False)
+        _, native = _native_program(circuit, tuple(observables), False, batch.prune)
         values = np.empty((batch.rows, len(observables)), batch.real_dtype)
         self._run(native, batch, values=values)
         return values
@@ -142,7 +142,7 @@ class CpuBackend(Backend):
         cotangents: Array | None = None,
     ) -> AdjointResult:
         """Differentiate expectation values; shapes as in AdjointResult."""
-        _, native = _native_program(circuit, tuple(observables), False)
+        _, native = _native_program(circuit, tuple(observables), False, batch.prune)
         slots = 1 if cotangents is not None else len(observables)
         shape = (batch.rows, slots)
         values = np.empty((batch.rows, len(observables)), batch.real_dtype)
@@ -174,7 +174,7 @@ class CpuBackend(Backend):
         shifts: Sequence[tuple[Shift, ...]],
     ) -> Array:
         """Return expectation values with shifted angles, (len(shifts), rows, O)."""
-        program, native = _native_program(circuit, tuple(observables), False)
+        program, native = _native_program(circuit, tuple(observables), False, batch.prune)
         values = np.empty((len(shifts), batch.rows, len(observables)), batch.real_dtype)
         if len(shifts) == 0:
             return values
