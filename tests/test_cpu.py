@@ -30,10 +30,10 @@ from tolerance import assert_close
 
 _core = pytest.importorskip("qdp._core", reason="the compiled extension is not installed")
 
-from qdp import gates  # noqa: E402
+from qdp import gates, memory  # noqa: E402
 from qdp.ansatz import data_reuploading, ry_rz_ladder, strongly_entangling  # noqa: E402
 from qdp.backends.base import Batch  # noqa: E402
-from qdp.backends.cpu import CpuBackend, _native_program  # noqa: E402
+from qdp.backends.cpu import CpuBackend, _native_bytes, _native_program  # noqa: E402
 from qdp.backends.reference import ReferenceBackend  # noqa: E402
 from qdp.circuit import Circuit, Observable  # noqa: E402
 from qdp.program import compile_program  # noqa: E402
@@ -1434,3 +1434,38 @@ def test_evaluations_without_shifts_run_on_all_threads():
     for _ in range(20):
         actual = CpuBackend().shifted_expectation(circuit, batch, observables, [(), (), ()])
         np.testing.assert_allclose(actual, np.broadcast_to(expected, (3, 512, 1)), atol=1e-12)
+
+
+# Programs that are kept
+
+
+def test_programs_are_kept_up_to_a_number_of_bytes(monkeypatch):
+    built = []
+
+    def build(n, scale=1):
+        built.append(n)
+        return bytes(n)
+
+    cached = memory.cached_by_bytes(len, limit=100)(build)
+    assert [len(cached(n)) for n in (40, 50, 40)] == [40, 50, 40]
+    assert built == [40, 50]
+    assert cached.kept_bytes() == 90
+    cached(30)  # the least recently used, 50, goes
+    assert cached.kept_bytes() == 70
+    cached(40)
+    cached(50)
+    assert built == [40, 50, 30, 50]
+    cached(101)
+    cached(101)
+    assert built[-2:] == [101, 101]
+    assert cached.kept_bytes() == 90
+    cached(40, scale=2)
+    assert built[-1] == 40
+
+
+def test_a_large_observable_counts_its_table():
+    circuit = ry_rz_ladder(20, 1)
+    compiled = _native_program(circuit, (Observable.sum_z(20),), False)
+    size = _native_bytes(compiled)
+    assert 8 * 2**20 < size < 32 * 2**20
+    assert _native_program.kept_bytes() <= 256 * 2**20

@@ -725,6 +725,34 @@ def test_what_cannot_fit_into_memory_is_refused(backend, verb):
         getattr(qdp, verb)(circuit, np.zeros((3, 1)), None, *observable, backend=backend, **options)
 
 
+def test_tables_beyond_memory_are_refused(monkeypatch):
+    # Forty diagonal steps on 20 qubits: 16 MiB of phases each.
+    layers = [
+        gate
+        for k in range(40)
+        for gate in (qdp.gates.RX(0.1, 0), qdp.gates.RZ(qdp.parameter(k), 0))
+    ]
+    monkeypatch.setattr(memory, "available_memory", lambda: 600 * 2**20)
+    arguments = (Circuit(20, layers), np.zeros(40), None, "X0")
+    with pytest.raises(MemoryError, match=r"of 1 row of 20 qubits: .* the tables that all threads"):
+        qdp.expectation(*arguments, backend="cpu")
+    monkeypatch.setattr(memory, "available_memory", lambda: 1200 * 2**20)
+    value = qdp.expectation(*arguments, backend="cpu")
+    expected = qdp.expectation(Circuit(1, layers), np.zeros(40), None, "X0", backend="reference")
+    assert_close(value, expected, "double")
+
+
+def test_slopes_beyond_memory_are_refused(backend, monkeypatch):
+    monkeypatch.setattr(memory, "available_memory", lambda: 100 * 2**20)
+    with pytest.raises(
+        MemoryError, match=r"slopes of 1000 rows along 10000 directions: .* 152.6 M"
+    ):
+        qdp.gradient(
+            LADDER, np.zeros((1000, 6)), None, "Z0", method="spsa", n_directions=10_000,
+            backend=backend,
+        )  # fmt: skip
+
+
 def test_results_beyond_memory_are_refused(backend, monkeypatch):
     monkeypatch.setattr(memory, "available_memory", lambda: 100 * 2**20)
     theta = np.zeros((2**17, 6))

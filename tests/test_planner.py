@@ -251,9 +251,9 @@ def test_an_explanation_in_full(machine, monkeypatch):
         "work a row    values 352 FLOP; 128 B in, 8 B out",
         "              adjoint gradient 624 FLOP, 72 B out",
         "              parameter-shift 4.32 kFLOP in 16 shifted values",
-        "memory        values 150.9 KiB: inputs 125.1 KiB, results 7.8 KiB, tables 832 B, "
+        "memory        values 151.2 KiB: inputs 125.1 KiB, results 7.8 KiB, tables 1.1 KiB, "
         "work 2 x 8.6 KiB",
-        "              adjoint 222.6 KiB: inputs 125.1 KiB, results 70.3 KiB, tables 832 B, "
+        "              adjoint 222.8 KiB: inputs 125.1 KiB, results 70.3 KiB, tables 1.1 KiB, "
         "work 2 x 13.2 KiB",
         "              states on the way back are kept from the way there",
         "              available 1.0 GiB",

@@ -11,14 +11,13 @@ from __future__ import annotations
 
 import functools
 import operator
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, cast
 
 import numpy as np
 
-from qdp import arrays, encodings, gates, gradients, memory, sampling
+from qdp import arrays, encodings, gates, gradients, memory, planner, sampling
 from qdp.arrays import Array, Library
 from qdp.backends.base import Backend, Batch, Precision
 from qdp.backends.reference import ReferenceBackend
@@ -36,8 +35,6 @@ _ARGUMENTS: tuple[Argument, ...] = ("parameters", "inputs", "states")
 _MOST_DIFFERENTIABLE_WIRES = 10
 # Amplitudes times operations that take some tenths of a second at most.
 _MOST_WORK_UNCHECKED = 3 * 10**9
-# States that compiled backends hold at a time besides results: some for each thread.
-_STATES_AT_WORK = 2 * (os.cpu_count() or 1)
 
 
 def expectation(
@@ -154,7 +151,9 @@ def state(
     array([[0.7071, 0.7071]])
     """
     _refuse_gradient("state", parameters, states, inputs)
-    run = _prepare(circuit, parameters, states, inputs, encoding, backend, precision)
+    run = _prepare(
+        circuit, parameters, states, inputs, encoding, backend, precision, method="state"
+    )
     run.require_memory(run.batch.rows * run.state_bytes, "the states")
     return run.finish(run.backend.state(run.circuit, run.batch))
 
@@ -194,7 +193,9 @@ def probabilities(
             backend=backend,
             precision=precision,
         )
-    run = _prepare(circuit, parameters, states, inputs, encoding, backend, precision)
+    run = _prepare(
+        circuit, parameters, states, inputs, encoding, backend, precision, method="state"
+    )
     read = _wires(wires, circuit)
     run.require_memory(
         run.batch.rows * 2 ** len(read) * np.dtype(run.batch.real_dtype).itemsize,
@@ -229,7 +230,9 @@ def sample(
     """
     _refuse_gradient("sample", parameters, states, inputs)
     n_shots = _positive("shots", shots)
-    run = _prepare(circuit, parameters, states, inputs, encoding, backend, precision)
+    run = _prepare(
+        circuit, parameters, states, inputs, encoding, backend, precision, method="state"
+    )
     read = _wires(wires, circuit)
     run.require_memory(run.batch.rows * n_shots * len(read) + 16 * 2 ** len(read), "the samples")
     generator = np.random.default_rng(seed)
@@ -365,7 +368,16 @@ def vjp(
     """
     names, is_tuple = _wrt(wrt)
     run = _prepare(
-        circuit, parameters, states, inputs, encoding, backend, precision, observable, prune
+        circuit,
+        parameters,
+        states,
+        inputs,
+        encoding,
+        backend,
+        precision,
+        observable,
+        prune,
+        "adjoint",
     )
     weights = arrays.as_real(cotangents, "cotangents")
     expected = run.shape((run.batch.rows, len(run.observables)), has_observables=True)
@@ -684,6 +696,7 @@ def _prepare(
     precision: Precision | None,
     observable: Observables | Literal[False] | None = False,
     prune: bool = False,
+    method: planner.Method = "expectation",
 ) -> _Run:
     """Check all arguments of a verb; ``observable`` False where the verb has none."""
     _require_circuit(circuit)
@@ -740,9 +753,18 @@ def _prepare(
         with_rows,
         single_row,
     )
-    # The compiled engines hold a few states a thread, the reference backend those of all rows.
-    working = rows if isinstance(engine, ReferenceBackend) else min(rows, _STATES_AT_WORK)
-    run.require_memory(3 * working * run.state_bytes, "the work on the states")
+    if isinstance(engine, ReferenceBackend):
+        run.require_memory(3 * rows * run.state_bytes, "the work on the states of all rows")
+    else:
+        planner.require_memory(
+            run.circuit,
+            observables,
+            rows=rows,
+            method=method,
+            precision=precision,
+            encoding=None if isinstance(chosen, Angle) else chosen,
+            prune=prune,
+        )
     return run
 
 
@@ -763,8 +785,9 @@ def _differentiate(
     if method not in gradients.METHODS:
         raise ValueError(f"method: expected one of {', '.join(gradients.METHODS)}, got {method!r}")
     run = _prepare(
-        circuit, parameters, states, inputs, encoding, backend, precision, observable, prune
-    )
+        circuit, parameters, states, inputs, encoding, backend, precision, observable, prune,
+        cast(planner.Method, method),
+    )  # fmt: skip
     run.require_derivatives(names, len(run.observables))
     task = gradients.Task(
         run.backend, run.circuit, run.batch, run.observables, run.angles_wrt(names)

@@ -208,6 +208,11 @@ def spsa(task: Task, options: Options) -> Derivatives:
         step = 1e-3 if options.shots is None else 0.1
     _require_step(step)
     columns = _columns(task, "spsa")
+    memory.require_memory(
+        16 * n_directions * task.shape[0] * task.shape[1],
+        f"the slopes of {task.shape[0]} rows along {n_directions} directions",
+        "pass fewer rows at a time, or average over fewer directions",
+    )
     generator = np.random.default_rng(options.seed)
     signs = generator.choice((-1.0, 1.0), size=(n_directions, len(columns)))
     occurrences = [

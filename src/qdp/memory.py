@@ -1,18 +1,26 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How much memory is left, and the one refusal of work that would not fit into it.
+"""How much memory is left, the one refusal of work that would not fit, and caches bounded by bytes.
 
 Sizes are in bytes. The limit of a container (cgroup v2) counts as well as the machine's.
 """
 
 from __future__ import annotations
 
+import functools
 import os
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Hashable
 from pathlib import Path
+from typing import ParamSpec, TypeVar
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 _MEMINFO = Path("/proc/meminfo")
 _CGROUP = Path("/sys/fs/cgroup")
 # Reading the limits costs tens of microseconds, as much as a small circuit over a whole batch.
-_ALWAYS_ALLOWED = 64 * 2**20
+ALWAYS_ALLOWED = 64 * 2**20
 
 
 def available_memory() -> int | None:
@@ -33,7 +41,7 @@ def require_memory(n_bytes: int, what: str, remedy: str) -> None:
         ...
     MemoryError: the states of 1 row of 66 qubits: expected at most ... remedy: use fewer qubits
     """
-    if n_bytes <= _ALWAYS_ALLOWED:
+    if n_bytes <= ALWAYS_ALLOWED:
         return
     available = available_memory()
     if available is not None and n_bytes > available:
@@ -41,6 +49,49 @@ def require_memory(n_bytes: int, what: str, remedy: str) -> None:
             f"{what}: expected at most {format_bytes(available)} (the memory available), "
             f"got a need of {format_bytes(n_bytes)}; remedy: {remedy}"
         )
+
+
+def cached_by_bytes(
+    size_of: Callable[[R], int], limit: int
+) -> Callable[[Callable[P, R]], Callable[P, R]]:
+    """Keep the results of a function of hashable arguments, the latest used, up to ``limit`` bytes.
+
+    ``size_of`` says how many bytes a result holds; one beyond the limit is returned, not kept. The
+    function may run in several threads at once, and twice for the same arguments then. Its
+    attribute ``kept_bytes()`` tells what is held.
+
+    >>> squares = cached_by_bytes(len, limit=5)(lambda n: "x" * n)
+    >>> [len(squares(n)) for n in (3, 2, 9, 4)], squares.kept_bytes()
+    ([3, 2, 9, 4], 4)
+    """
+
+    def decorate(function: Callable[P, R]) -> Callable[P, R]:
+        kept: OrderedDict[Hashable, tuple[R, int]] = OrderedDict()
+        lock = threading.Lock()
+        total = 0
+
+        @functools.wraps(function)
+        def wrapper(*args: P.args, **kwargs: P.kwargs) -> R:
+            nonlocal total
+            key = (args, tuple(sorted(kwargs.items())))
+            with lock:
+                if key in kept:
+                    kept.move_to_end(key)
+                    return kept[key][0]
+            result = function(*args, **kwargs)
+            size = size_of(result)
+            with lock:
+                if size <= limit and key not in kept:
+                    kept[key] = result, size
+                    total += size
+                    while total > limit:
+                        total -= kept.popitem(last=False)[1][1]
+            return result
+
+        wrapper.kept_bytes = lambda: total  # type: ignore[attr-defined]
+        return wrapper
+
+    return decorate
 
 
 def format_bytes(n_bytes: float) -> str:

@@ -14,11 +14,11 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal, get_args
 
-from qdp import encodings, gates
-from qdp.circuit import Circuit, Observable
+from qdp import encodings, gates, memory
+from qdp.circuit import Circuit, Observable, PauliTerm
 from qdp.encodings import Amplitude, Angle, Encoding
 from qdp.errors import BackendUnavailable
-from qdp.memory import available_memory, format_bytes
+from qdp.memory import ALWAYS_ALLOWED, available_memory, format_bytes
 from qdp.program import PauliRotation, Program, Step, compile_program
 
 Precision = Literal["double", "single"]
@@ -35,6 +35,8 @@ _SAMPLE_QUBITS = {"double": 14, "single": 15}
 _SPLIT_LINE_BITS = 12
 _SAMPLE_QUBITS_FEW_ROWS = 9
 _MOST_STEPS_SHOWN = 12
+# No operation and no word of an observable has more bytes of tables than that for an amplitude.
+_MOST_TABLE_BYTES = 64
 # Results of shifted evaluations beyond this come in chunks (qdp.gradients).
 _EVALUATION_BYTES = 64 * 2**20
 
@@ -153,6 +155,54 @@ def explain(
             *run.work_lines(),
             *run.memory_lines(),
         ]
+    )
+
+
+def require_memory(
+    circuit: Circuit,
+    observables: tuple[Observable, ...],
+    *,
+    rows: int,
+    method: Method,
+    precision: Precision,
+    encoding: Encoding | None,
+    prune: bool,
+) -> None:
+    """Raise MemoryError if what a run holds besides its arguments would not fit.
+
+    The same numbers as ``memory_estimate``'s; a run that is small by any count isn't looked at.
+    """
+    n_groups = sum(
+        1 if isinstance(term, PauliTerm) else 2 ** len(term.wires)
+        for observable in observables
+        for term in observable.components
+    )
+    most = (len(circuit.operations) + n_groups + 8) * _MOST_TABLE_BYTES << circuit.n_qubits
+    results = 8 * rows * (len(observables) + 1) * (circuit.n_parameters + circuit.n_inputs + 1)
+    if method == "parameter-shift":
+        results += 64 * rows * len(circuit.operations)
+    if most + results <= ALWAYS_ALLOWED:
+        return
+    what = f"{method} of {rows} row{'s' * (rows != 1)} of {circuit.n_qubits} qubits"
+    # The normal form may hold tables of its own: not to be made where not even two states fit.
+    memory.require_memory(
+        4 * _ITEM_BYTES[precision] << circuit.n_qubits,
+        what,
+        "use fewer qubits, or precision='single'",
+    )
+    run = _Run.of(circuit, observables, rows, encoding, precision, method == "state", prune=prune)
+    found = run.memory(method)
+    parts = {
+        "results": found.results,
+        "tables that all threads read": found.shared,
+        f"states that {found.threads} threads work on": found.threads * found.per_thread,
+    }
+    largest = max(parts, key=lambda name: parts[name])
+    memory.require_memory(
+        found.total - found.inputs,
+        what,
+        f"most of it are the {largest}, {format_bytes(parts[largest])}: pass fewer rows at a time, "
+        "use fewer qubits or threads, or precision='single'",
     )
 
 
@@ -403,7 +453,7 @@ class _Run:
             per_thread += parts * (n_rotations + 1) * lanes * self.item
         return MemoryEstimate(
             inputs=self.rows * self.input_bytes + 8 * self.circuit.n_parameters,
-            results=self.rows * self.result_bytes(method),
+            results=self.rows * self.result_bytes(method) * max(1, len(self.observables)),
             shared=self.table_bytes() + self.evaluation_bytes(method),
             per_thread=per_thread,
             threads=self.layout.threads,
@@ -418,7 +468,8 @@ class _Run:
         )
         tables = 2 * self.item * n_tables + (8 if n_tables else 0)
         addresses = 12 if self.layout.name == "batch" else 0
-        observable = 8 + self.item
+        parts = sum(1 + bool(group.c.imag.any()) for group in self.program.groups)
+        observable = (8 + self.item) * max(1, parts)
         constants = (32 + 2 * self.item) * len(self.program.tables)
         permutations = 10 * len(self.program.permutations)
         dense = sum(

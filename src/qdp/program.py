@@ -17,12 +17,12 @@ import dataclasses
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from qdp import gates
+from qdp import gates, memory
 from qdp.circuit import Circuit, HermitianTerm, Observable, PauliTerm, ProjectorTerm
 from qdp.gates import Angle, Operation
 
@@ -31,6 +31,10 @@ StepKind = Literal["rotations", "diagonal", "dense", "permutation", "table"]
 # Observables with more words than this are measured behind the applied frame, where all words of
 # a projector or a matrix share few X masks, unless the frame keeps Z words Z words.
 MAX_WORDS_BEFORE_FRAME = 16
+
+# A rotation as a Python object with its angle, and what all programs that are kept may hold.
+_ROTATION_BYTES = 500
+_CACHE_BYTES = 64 * 2**20
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +107,16 @@ class Program:
     phases: tuple[Angle, ...]  # global phase: the sum of these angles
     outside: tuple[str, ...]  # operations that are no rotations or Cliffords, as text
     _by_angle: dict[tuple[int, int], tuple[int, ...]] = field(repr=False, compare=False)
+
+    @property
+    def n_bytes(self) -> int:
+        """Bytes held, about."""
+        arrays: list[NDArray[Any]] = [*self.tables, *(dense.matrix for dense in self.denses)]
+        for permutation in self.permutations:
+            arrays += (permutation.source, permutation.phase)
+        for group in self.groups:
+            arrays += (group.z, group.c)
+        return sum(array.nbytes for array in arrays) + _ROTATION_BYTES * (len(self.rotations) + 1)
 
     def rotations_of(self, operation: int, slot: int) -> tuple[int, ...]:
         """Return the rotations that change with one angle of one circuit operation."""
@@ -508,7 +522,11 @@ def _slotted(operation: Operation) -> tuple[gates.Primitive, ...]:
     return _slotted_template(dataclasses.replace(operation, angles=slots))
 
 
-@lru_cache(maxsize=256)
+def _n_bytes(program: Program) -> int:
+    return program.n_bytes
+
+
+@memory.cached_by_bytes(_n_bytes, _CACHE_BYTES)
 def compile_program(
     circuit: Circuit,
     observables: tuple[Observable, ...] = (),

@@ -8,12 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from functools import lru_cache
 from typing import Any
 
 import numpy as np
 
-from qdp import _core
+from qdp import _core, memory
 from qdp.backends.base import AdjointResult, Array, Backend, Batch, Shift
 from qdp.circuit import Circuit, Observable
 from qdp.gates import Angle
@@ -28,7 +27,19 @@ def _angle(angle: Angle) -> tuple[int, int, float, float]:
     return SOURCES[angle.kind], angle.index, float(angle.scale), float(angle.offset)
 
 
-@lru_cache(maxsize=64)
+def _native_bytes(compiled: tuple[Program, Any]) -> int:
+    """Bytes that a program holds once it has run: itself twice, and its schedule.
+
+    That is a table of doubles for every group of an observable, and for each sweep the base and
+    sign of every coset, at most eight bytes for every other amplitude; for one layout.
+    """
+    program, _ = compiled
+    parts = sum(1 + bool(group.c.imag.any()) for group in program.groups)
+    sweeps = sum(1 + len(step.rotations) // 8 for step in program.steps if step.kind == "rotations")
+    return 2 * program.n_bytes + ((8 * parts + 4 * sweeps) << program.n_qubits)
+
+
+@memory.cached_by_bytes(_native_bytes, 256 * 2**20)
 def _native_program(
     circuit: Circuit, observables: tuple[Observable, ...], apply_frame: bool, prune: bool = False
 ) -> tuple[Program, Any]:
