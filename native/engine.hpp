@@ -61,4 +61,9 @@ template <class T>
 void encode_amplitude(const void* features, Element element, int64_t rows, int64_t columns,
                       int n_qubits, bool normalize, T* states);
 
+// The sum of squares of each row of [rows][columns], in double precision; NaN or infinite if a
+// number in it is, or if the squares overflow. A row's sum depends on nothing but the row.
+void row_sums_of_squares(const void* array, Element element, int64_t rows, int64_t columns,
+                         double* sums);
+
 }  // namespace qdp

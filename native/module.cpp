@@ -222,6 +222,18 @@ void encode_amplitude(const Given& features, int n_qubits, bool normalize, const
   }
 }
 
+void row_sums_of_squares(const Given& array, const Any& sums) {
+  require(array.ndim() == 2 && sums.ndim() == 1 && sums.shape(0) == array.shape(0) &&
+              sums.dtype() == nb::dtype<double>(),
+          "expected (rows, columns) and float64 (rows,)");
+  const qdp::Element element = element_of(array);
+  const int64_t rows = int64_t(array.shape(0)), columns = int64_t(array.shape(1));
+  const void* data = array.data();
+  double* out = static_cast<double*>(sums.data());
+  nb::gil_scoped_release release;
+  qdp::row_sums_of_squares(data, element, rows, columns, out);
+}
+
 }  // namespace
 
 NB_MODULE(_core, m) {
@@ -253,6 +265,7 @@ NB_MODULE(_core, m) {
   define_run<float>(m, "run_single");
   m.def("encode_amplitude", &encode_amplitude, "features"_a, "n_qubits"_a, "normalize"_a,
         "states"_a.noconvert());
+  m.def("row_sums_of_squares", &row_sums_of_squares, "array"_a, "sums"_a.noconvert());
   m.def("instruction_sets", &qdp::instruction_sets);
   m.def("instruction_set", [] { return std::string(qdp::isa().name); });
   m.def("set_instruction_set", &qdp::set_instruction_set, "name"_a);

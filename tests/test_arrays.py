@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Arrays enter without a copy and leave as what they were; what holds no numbers is refused."""
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -160,8 +162,19 @@ def test_what_is_no_array_of_real_numbers_is_refused(given, error, message):
         arrays.as_real(given, "x")
 
 
+@pytest.fixture(params=["numpy", "compiled"])
+def checks(request, monkeypatch):
+    """Check values with NumPy alone, then with the compiled extension."""
+    if request.param == "numpy":
+        monkeypatch.setattr(arrays, "_extension", lambda: None)
+    else:
+        pytest.importorskip("qdp._core")
+    return request.param
+
+
+@pytest.mark.usefixtures("checks")
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
-@pytest.mark.parametrize("dtype", [np.float64, np.float32, np.complex128])
+@pytest.mark.parametrize("dtype", [np.float64, np.float32, np.complex64, np.complex128])
 @pytest.mark.parametrize(("row", "column"), [(0, 0), (6000, 6)])
 def test_the_place_of_a_nan_or_infinity_is_named(value, dtype, row, column):
     array = np.ones((10_000, 7), dtype)
@@ -174,15 +187,23 @@ def test_the_place_of_a_nan_or_infinity_is_named(value, dtype, row, column):
         arrays.row_norms(array, "x")
     with pytest.raises(ValueError, match=r"got .* at index 3"):
         arrays.require_finite(np.array([0, 0, 0, value], dtype), "x")
+    long = np.zeros(100_000, dtype)
+    long[70_000:] = value
+    with pytest.raises(ValueError, match=r"got .* at index 70000"):
+        arrays.require_finite(long, "x")
 
 
+@pytest.mark.usefixtures("checks")
 def test_large_numbers_are_finite():
     arrays.require_finite(np.full((3, 4), 1e308), "x")
+    arrays.require_finite(np.full((30, 400), -1e308), "x")
+    arrays.require_finite(np.full(10_000, 1e308), "x")
     arrays.require_finite(np.full((3, 4), 3e38, np.float32), "x")
     arrays.require_finite(np.zeros((0, 4)), "x")
     arrays.require_finite(np.ones((2, 2), int), "x")
 
 
+@pytest.mark.usefixtures("checks")
 @pytest.mark.parametrize("scale", [1e-320, 1e-200, 1e-150, 1.0, 1e150, 1e300])
 def test_norms_of_extreme_rows(scale):
     array = np.array([[1.0, 1.0], [scale, 0.0], [0.0, 0.0]])
@@ -190,6 +211,44 @@ def test_norms_of_extreme_rows(scale):
     np.testing.assert_allclose(arrays.row_norms(array * 1j, "x"), [2**0.5, scale, 0], rtol=1e-15)
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float64, np.complex64, np.complex128])
+@pytest.mark.parametrize("shape", [(0, 3), (1, 1), (7, 33), (3, 100_001), (2000, 17)])
+def test_compiled_sums_of_squares_are_those_of_exact_arithmetic(dtype, shape):
+    pytest.importorskip("qdp._core")
+    generator = np.random.default_rng(3)
+    parts = generator.normal(size=(2, *shape))
+    array = (parts[0] + 1j * parts[1] if np.dtype(dtype).kind == "c" else parts[0]).astype(dtype)
+    double = array.astype(np.result_type(dtype, np.float64))
+    squares = double.real**2 + double.imag**2
+    expected = np.array([math.fsum(row) for row in squares])
+    found = arrays._native_sums_of_squares(array)
+    np.testing.assert_allclose(found, expected, rtol=1e-13)
+    np.testing.assert_allclose(arrays._sums_of_squares(array), expected, rtol=1e-13)
+
+
+def test_compiled_sums_do_not_depend_on_threads_or_other_rows():
+    core = pytest.importorskip("qdp._core")
+    array = np.random.default_rng(4).normal(size=(5, 150_000))
+    threads = core.thread_count()
+    found = arrays._native_sums_of_squares(array)
+    alone = [arrays._native_sums_of_squares(row)[0] for row in array]
+    try:
+        core.set_thread_count(1 if threads > 1 else 3)
+        np.testing.assert_array_equal(arrays._native_sums_of_squares(array), found)
+    finally:
+        core.set_thread_count(threads)
+    np.testing.assert_array_equal(alone, found)
+
+
+def test_arrays_that_compiled_checks_do_not_take_are_checked_by_numpy():
+    array = np.ones((200, 300))
+    array[150, 20] = np.nan
+    for given in (array[:, ::2], array.astype(np.float16)):
+        with pytest.raises(ValueError, match=r"at row 150, column"):
+            arrays.require_finite(given, "x")
+
+
+@pytest.mark.usefixtures("checks")
 def test_norms_of_single_precision_are_summed_in_double():
     array = np.full((1, 2**16), 0.1, np.float32)
     expected = np.linalg.norm(array.astype(np.float64))

@@ -8,6 +8,7 @@ where the caller has imported it already.
 
 from __future__ import annotations
 
+import functools
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -22,6 +23,9 @@ Array = NDArray[Any]
 _HOST_DEVICES = (1, 3, 11)
 # Bytes that a temporary may take: small enough for the second-level cache.
 _CHUNK_BYTES = 2**18
+# Arrays up to this size are checked by NumPy: there is nothing to share among threads.
+_SMALL_BYTES = 2**15
+_NATIVE_DTYPES = (np.float32, np.float64, np.complex64, np.complex128)
 # Norms in this range come from sums of squares that neither over- nor underflow.
 _SAFE_NORMS = (1e-140, 1e140)
 
@@ -180,6 +184,18 @@ def require_finite(array: Array, name: str) -> None:
     """
     if array.dtype.kind not in "fc":
         return
+    if array.nbytes <= _SMALL_BYTES:
+        if not np.isfinite(array).all():
+            _find_not_finite(array, 0, name)
+        return
+    sums = _native_sums_of_squares(array)
+    if sums is not None:
+        # Squares may also overflow, hence the second look.
+        if not np.isfinite(sums).all():
+            for row in np.flatnonzero(~np.isfinite(sums)):
+                part = array[row : row + 1] if array.ndim == 2 else array
+                _find_not_finite(part, int(row), name)
+        return
     for start, chunk in _chunks(array):
         # A sum is finite only if all its terms are; it may also overflow, hence the second look.
         with np.errstate(over="ignore", invalid="ignore"):
@@ -200,13 +216,8 @@ def row_norms(array: Array, name: str) -> Array:
     >>> row_norms(np.array([[3.0, 4.0], [3e-200, 4e-200]]), "features")
     array([5.e+000, 5.e-200])
     """
-    norms = np.empty(len(array))
-    with np.errstate(over="ignore", under="ignore", invalid="ignore"):
-        for start, chunk in _chunks(array):
-            double = chunk.astype(np.result_type(chunk.dtype, np.float64), copy=False)
-            parts = double.view(np.float64)
-            np.vecdot(parts, parts, out=norms[start : start + len(chunk)])
-    np.sqrt(norms, out=norms)
+    sums = _native_sums_of_squares(array)
+    norms = np.sqrt(_sums_of_squares(array) if sums is None else sums)
     for row in rows_outside(norms, *_SAFE_NORMS):
         _find_not_finite(array[row : row + 1], int(row), name)
         scale, scaled = scaled_row(array[row])
@@ -250,6 +261,42 @@ def row_chunks(rows: int, bytes_per_row: int) -> Iterator[slice]:
     step = max(1, _CHUNK_BYTES // max(1, bytes_per_row))
     for start in range(0, rows, step):
         yield slice(start, min(start + step, rows))
+
+
+def _native_sums_of_squares(array: Array) -> Array | None:
+    """Sum the squares of each row (of a 1-D array: of all) in compiled code.
+
+    None if there is no compiled code for such an array, or none at all.
+    """
+    core = _extension()
+    if core is None or array.dtype not in _NATIVE_DTYPES:
+        return None
+    if not (array.flags.c_contiguous and array.flags.aligned):
+        return None
+    sums = np.empty(len(array) if array.ndim == 2 else 1)
+    core.row_sums_of_squares(array if array.ndim == 2 else array[None], sums)
+    return sums
+
+
+def _sums_of_squares(array: Array) -> Array:
+    """Sum the squares of each row with NumPy; no product of matrices, which would wake BLAS."""
+    sums = np.empty(len(array))
+    with np.errstate(over="ignore", under="ignore", invalid="ignore"):
+        for start, chunk in _chunks(array):
+            double = chunk.astype(np.result_type(chunk.dtype, np.float64), copy=False)
+            parts = double.view(np.float64)
+            np.square(parts).sum(axis=1, out=sums[start : start + len(chunk)])
+    return sums
+
+
+@functools.cache
+def _extension() -> Any:
+    """The compiled extension, None where it isn't installed: the reference backend needs none."""
+    try:
+        from qdp import _core
+    except ImportError:
+        return None
+    return _core
 
 
 def _chunks(array: Array) -> Iterator[tuple[int, Array]]:
