@@ -5,6 +5,7 @@
 #include <sched.h>
 
 #include <atomic>
+#include <chrono>
 #include <condition_variable>
 #include <cstdlib>
 #include <exception>
@@ -19,6 +20,24 @@ namespace qdp {
 namespace {
 
 constexpr int kMostThreads = 1024;
+// How long a thread looks for work, or for the end of it, before it sleeps: waking one up takes tens
+// of microseconds, or a millisecond on a virtual machine, as long as a small batch itself.
+constexpr std::chrono::microseconds kSpin(200);
+
+// Whether `done` came true within kSpin.
+template <class F>
+bool spin_until(F done) {
+  const auto end = std::chrono::steady_clock::now() + kSpin;
+  do {
+    for (int i = 0; i < 64; ++i) {
+      if (done()) return true;
+#ifdef QDP_X86
+      __builtin_ia32_pause();
+#endif
+    }
+  } while (std::chrono::steady_clock::now() < end);
+  return false;
+}
 
 int initial_thread_count() {
   if (const char* text = std::getenv("QDP_NUM_THREADS")) {
@@ -44,8 +63,9 @@ struct Pool {
   std::vector<std::thread> threads;
   const std::function<void(int, int)>* task = nullptr;
   int n_parts = 0, n_active = 0;
-  uint64_t generation = 0;
-  bool stop = false;
+  std::atomic<uint64_t> generation{0};
+  std::atomic<bool> stop{false};
+  std::atomic<int> running{0};
   std::atomic<int> next{0};
   std::atomic<bool> failed{false};
   std::exception_ptr error;
@@ -68,6 +88,7 @@ struct Pool {
     for (;;) {
       const std::function<void(int, int)>* run;
       int parts;
+      spin_until([&] { return stop || generation != seen; });
       {
         std::unique_lock<std::mutex> lock(mutex);
         wake.wait(lock, [&] { return stop || generation != seen; });
@@ -83,14 +104,13 @@ struct Pool {
     }
   }
 
-  int running = 0;
-
   void run(int parts, int workers, const std::function<void(int, int)>& function) {
     {
       std::lock_guard<std::mutex> lock(mutex);
       while (int(threads.size()) < workers - 1) {
         const int worker = int(threads.size()) + 1;
-        threads.emplace_back([this, worker, seen = generation] { loop(worker, seen); });
+        const uint64_t seen = generation;
+        threads.emplace_back([this, worker, seen] { loop(worker, seen); });
       }
       task = &function;
       n_parts = parts;
@@ -103,6 +123,7 @@ struct Pool {
     }
     wake.notify_all();
     work(function, parts, 0);
+    spin_until([&] { return running == 0; });
     std::unique_lock<std::mutex> lock(mutex);
     finished.wait(lock, [&] { return running == 0; });
     task = nullptr;
