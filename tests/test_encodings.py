@@ -1,6 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Encodings against PennyLane's embeddings, closed forms, and the wording of every refusal."""
 
+import hashlib
+import itertools
+
 import numpy as np
 import pennylane as qml
 import pytest
@@ -11,10 +14,20 @@ from tolerance import assert_close
 
 import qdp
 from qdp import encodings
-from qdp.encodings import Amplitude, Angle, Basis
+from qdp.encodings import (
+    IQP,
+    IQPZ,
+    Amplitude,
+    Angle,
+    Basis,
+    IQPEmbedding,
+    Phase,
+    ZZFeatureMap,
+)
 
 RNG = np.random.default_rng(7)
 ROTATIONS = ["X", "Y", "Z"]
+BACKENDS = ["reference", "cpu"]
 
 
 def embedded(embedding, rows, n_qubits, **options):
@@ -215,7 +228,7 @@ NAN_ROW = np.array([[1.0, 2.0], [3.0, np.nan]])
         ("amplitude", np.ones((1, 2)), 63, ValueError, r"n_qubits: expected 1 to 62, got 63"),
         ("amplitude", np.ones((9, 2)), 60, MemoryError, r"encoding 9 rows on 60 qubits: expected"),
         ("basis", [0, 1], None, ValueError, r"expected n_qubits beside integers, got none"),
-        ("sine", np.ones((1, 2)), 1, ValueError, r"one of amplitude, angle, basis, got 'sine'"),
+        ("sine", np.ones((1, 2)), 1, ValueError, r"one of amplitude, .*-map, got 'sine'"),
         (3, np.ones((1, 2)), 1, TypeError, r"encoding: expected a name or an Encoding, got int"),
     ],
 )  # fmt: skip
@@ -236,18 +249,159 @@ def test_options_are_checked():
 def test_names_fingerprints_and_descriptions():
     every = [
         Amplitude(), Amplitude(normalize=False), Amplitude(pad=False),
-        Angle("X"), Angle("Y"), Angle("Z"), Basis(),
+        Angle("X"), Angle("Y"), Angle("Z"), Angle(scale=2), Basis(), Phase(), IQP(), IQPZ(),
+        IQPEmbedding(), IQPEmbedding(n_repeats=2), IQPEmbedding(pattern=[[0, 1]]),
+        ZZFeatureMap(), ZZFeatureMap(reps=1), ZZFeatureMap(entanglement="linear"),
+        ZZFeatureMap(entanglement=[(0, 1)]), ZZFeatureMap(alpha=1),
     ]  # fmt: skip
-    assert len({encoding.fingerprint for encoding in every}) == len(every)
-    assert Amplitude().fingerprint == "amplitude(normalize=True,pad=True)"
+    assert len({encoding.fingerprint() for encoding in every}) == len(every)
     assert len({encoding.describe() for encoding in every}) == len(every)
     for encoding in every:
         assert encoding.describe().startswith(f"{encoding.name} encoding: ")
         assert encodings.from_name(encoding) is encoding
-    assert [encodings.from_name(name) for name in ("amplitude", "angle", "basis")] == [
-        Amplitude(), Angle(), Basis(),
-    ]  # fmt: skip
-    assert [encoding.n_features(3) for encoding in (Amplitude(), Angle(), Basis())] == [8, 3, 3]
+        assert type(encodings.from_name(encoding.name.upper())) is type(encoding)
+    # A digest that changed would make every stored state unknown.
+    assert (
+        Amplitude().fingerprint()
+        == hashlib.sha256(b"1:amplitude(normalize=True,pad=True)").hexdigest()
+    )
+    assert Angle(scale=2).fingerprint() == Angle(scale=2.0).fingerprint()
+    assert Amplitude().n_features(3) == 8
+    assert [e.n_features(3) for e in (Angle(), Basis(), Phase(), IQPZ(), IQPEmbedding())] == [3] * 5
+    assert IQP().n_features(3) == 6
+    assert IQP().state_bytes(5, 3) == 2 * IQP().state_bytes(5, 3, "single") == 5 * 8 * 16
+
+
+# Phases, from the formulas of the states
+
+
+def bits_of(n_qubits):
+    """The bits of every basis state, (2**n, n), qubit 0 first."""
+    return (np.arange(2**n_qubits)[:, None] >> np.arange(n_qubits)[::-1]) & 1
+
+
+def pair_phases(features, n_qubits):
+    """The phase of every basis state for "iqp", (rows, 2**n)."""
+    bits = bits_of(n_qubits)
+    pairs = list(itertools.combinations(range(n_qubits), 2))
+    both = np.array([bits[:, i] * bits[:, j] for i, j in pairs]).reshape(len(pairs), 2**n_qubits)
+    return features[:, :n_qubits] @ bits.T + features[:, n_qubits:] @ both
+
+
+def hadamards(n_qubits):
+    """The matrix of a Hadamard on every qubit, by its definition."""
+    bits = bits_of(n_qubits)
+    return (-1.0) ** (bits @ bits.T) / 2 ** (n_qubits / 2)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("n_qubits", [1, 2, 3, 5, 8])
+def test_phases_are_their_formulas(n_qubits, precision, backend):
+    rows = 5
+    options = {"precision": precision, "backend": backend}
+    size = 2**n_qubits
+    features = RNG.uniform(-7, 7, size=(rows, n_qubits * (n_qubits + 1) // 2))
+    singles = features[:, :n_qubits]
+    expected = np.exp(1j * singles @ bits_of(n_qubits).T) / np.sqrt(size)
+    assert_close(qdp.encode(singles, "phase", **options), expected, precision)
+    expected = expected @ hadamards(n_qubits)
+    assert_close(qdp.encode(singles, "iqp-z", **options), expected, precision)
+    expected = np.exp(1j * pair_phases(features, n_qubits)) @ hadamards(n_qubits) / np.sqrt(size)
+    assert_close(qdp.encode(features, "IQP", **options), expected, precision)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize(("n_qubits", "n_repeats"), [(1, 1), (2, 2), (4, 1), (5, 3)])
+@pytest.mark.parametrize("pattern", [None, "chain"])
+def test_iqp_embedding_is_pennylanes(n_qubits, n_repeats, pattern, precision, backend):
+    if pattern == "chain":
+        # Against the order, and one pair twice.
+        pattern = [(i + 1, i) for i in range(n_qubits - 1)] + [(0, 1)] * (n_qubits > 1)
+    features = RNG.uniform(-3, 3, size=(3, n_qubits))
+    expected = embedded(qml.IQPEmbedding, features, n_qubits, n_repeats=n_repeats, pattern=pattern)
+    encoding = IQPEmbedding(n_repeats=n_repeats, pattern=pattern)
+    found = qdp.encode(features, encoding, precision=precision, backend=backend)
+    assert_close(found, expected, precision)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize(
+    ("n_qubits", "options"),
+    [
+        (2, {}), (4, {}), (3, {"reps": 1, "alpha": 0.7}),
+        *((4, {"entanglement": name, "reps": 3}) for name in (
+            "linear", "reverse_linear", "circular", "pairwise", "sca",
+        )),
+        (2, {"entanglement": "circular"}), (4, {"entanglement": [(2, 0), (1, 3)]}),
+    ],
+)  # fmt: skip
+def test_zz_feature_map_is_qiskits(n_qubits, options, precision, backend):
+    from qiskit.circuit.library import zz_feature_map
+    from qiskit.quantum_info import Statevector
+
+    features = RNG.uniform(-3, 3, size=(3, n_qubits))
+    qiskits = dict(options)
+    if isinstance(options.get("entanglement"), list):
+        qiskits["entanglement"] = {1: [(i,) for i in range(n_qubits)], 2: options["entanglement"]}
+    circuit = zz_feature_map(n_qubits, **qiskits)
+    expected = [Statevector(circuit.assign_parameters(row)).data for row in features]
+    found = qdp.encode(
+        features, ZZFeatureMap(**options), bit_order="little", precision=precision, backend=backend
+    )
+    assert_close(found, np.array(expected), precision)
+
+
+def test_angle_scales_the_features(precision):
+    features = RNG.uniform(-3, 3, size=(4, 3))
+    for rotation in ROTATIONS:
+        expected = embedded(qml.AngleEmbedding, -2.5 * features, 3, rotation=rotation)
+        scaled = Angle(rotation, scale=-2.5)
+        assert_close(qdp.encode(features, scaled, precision=precision), expected, precision)
+
+
+def test_basis_takes_text():
+    assert_close(qdp.encode("0110", "basis"), np.eye(16)[6].astype(complex), "double")
+    expected = np.eye(4)[[2, 1]].astype(complex)
+    for texts in (["10", "01"], ("10", "01"), np.array(["10", "01"])):
+        assert_close(qdp.encode(texts, "basis"), expected, "double")
+    assert_close(Basis().encode(["10", "01"], 2), expected, "double")
+    circuit = qdp.Circuit(2, [qdp.gates.RX(qdp.parameter(0), 0)])
+    values = qdp.expectation(circuit, [0.0], ["10", "01"], "Z0", encoding="basis")
+    assert_close(values, np.array([-1.0, 1.0]), "double")
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: qdp.encode(["01", "012"], "basis"), r"text of 2 zeros and ones, got '012' in row"),
+        (
+            lambda: qdp.encode("0x", "basis"),
+            r"expected text of 2 zeros and ones, got '0x' in row 0",
+        ),
+        (lambda: qdp.encode("", "basis"), r"expected text of n zeros and ones, got '' in row 0"),
+        (lambda: qdp.encode(["01", 1], "basis"), r"zeros and ones, got '1' in row 1"),
+        (lambda: qdp.encode("01", "basis", 3), r"bit strings of shape \(rows, 3\)"),
+        (lambda: qdp.encode([[0.1, 0.2]], "phase", 3), r"exactly 3 features for 3 qubits, got 2"),
+        (lambda: qdp.encode(np.ones((1, 4)), "iqp"), r"exactly 6 features for 3 qubits, got 4"),
+        (lambda: qdp.encode([[np.inf]], "iqp-z"), r"iqp-z encoding: .* got inf at row 0, column 0"),
+        (lambda: IQPEmbedding(n_repeats=0), r"expected n_repeats of at least 1, got 0"),
+        (lambda: IQPEmbedding(pattern=[(1, 1)]), r"pairs of different qubits, got \(1, 1\)"),
+        (lambda: ZZFeatureMap(entanglement="round"), r"expected entanglement full, .* got 'round'"),
+        (lambda: ZZFeatureMap(alpha=np.nan), r"expected a finite alpha, got nan"),
+        (lambda: Angle(scale=np.inf), r"expected a finite scale, got inf"),
+        (
+            lambda: qdp.encode([[0.1, 0.2]], IQPEmbedding(pattern=[(0, 2)])),
+            r"expected pairs of qubits from 0 to 1, got \(0, 2\)",
+        ),
+        (
+            lambda: qdp.encode([[0.1, 0.2]], ZZFeatureMap(entanglement=[(0, 2)])),
+            r"expected pairs of qubits from 0 to 1, got \(0, 2\)",
+        ),
+    ],
+)
+def test_refusals_of_options_and_counts(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
 
 
 @pytest.mark.parametrize("normalize", [True, False])

@@ -19,16 +19,29 @@ import qdp
 from qdp import engine, memory
 from qdp.backends.reference import ReferenceBackend
 from qdp.circuit import Circuit, Observable
-from qdp.encodings import Amplitude, Angle, Basis
+from qdp.encodings import (
+    IQP,
+    IQPZ,
+    Amplitude,
+    Angle,
+    Basis,
+    Encoding,
+    GateEncoding,
+    IQPEmbedding,
+    Phase,
+    ZZFeatureMap,
+)
 from qdp.errors import BackendUnavailable
 
 ENCODINGS = [
-    Amplitude(), Amplitude(normalize=False), Angle("X"), Angle("Y"), Angle("Z"), Basis(),
+    Amplitude(), Amplitude(normalize=False), Angle("X"), Angle("Y"), Angle("Z", scale=-1.5),
+    Phase(), IQP(), IQPZ(), IQPEmbedding(n_repeats=2, pattern=[(0, 2), (2, 1)]),
+    ZZFeatureMap(entanglement="circular"), Basis(),
 ]  # fmt: skip
 
 
 def names(value):
-    return value.fingerprint if hasattr(value, "fingerprint") else None
+    return repr(value) if isinstance(value, Encoding) else None
 
 
 def heaviest(observables):
@@ -42,6 +55,8 @@ def features_for(encoding, rows, n_qubits, rng):
         return features if encoding.normalize else features / norms
     if isinstance(encoding, Angle):
         return rng.uniform(-3, 3, size=(rows, n_qubits - 1))
+    if isinstance(encoding, GateEncoding):
+        return rng.uniform(-3, 3, size=(rows, encoding.n_features(n_qubits)))
     return rng.integers(0, 2, size=(rows, n_qubits))
 
 
@@ -303,6 +318,36 @@ def test_values_are_linear_in_the_observable(backend, seed):
     values = qdp.expectation(circuit, parameters, None, [a, b, 2 * a - 0.5 * b], **options)
     expected = 2 * values[:, 0] - 0.5 * values[:, 1]
     assert_close(values[:, 2], expected, "double", 4 * (a.weight + b.weight))
+
+
+@pytest.mark.parametrize(
+    "encoding", [e for e in ENCODINGS if isinstance(e, GateEncoding)], ids=repr
+)
+@pytest.mark.parametrize("method", ["parameter-shift", "finite-difference"])
+def test_features_of_gates_are_shifted_like_inputs(backend, encoding, method):
+    rng = np.random.default_rng(6)
+    circuit = random_circuit(3, 6, n_gates=8)
+    parameters, inputs = random_numbers(circuit, 2, 6)
+    features = features_for(encoding, 2, 3, rng)
+    options = {"inputs": inputs, "encoding": encoding, "wrt": "states", "backend": backend}
+    found = qdp.gradient(circuit, parameters, features, "Z0", method=method, **options)
+    expected = qdp.gradient(circuit, parameters, features, "Z0", **options)
+    bound = 1e-12 if method == "parameter-shift" else 1e-6
+    np.testing.assert_allclose(found, expected, atol=40 * bound)
+
+
+def test_variances_of_products_of_features_are_refused():
+    options = {"method": "spsa", "wrt": "states", "return_variance": True, "backend": "reference"}
+    with pytest.raises(ValueError, match=r"without products of features .* got 'iqp-embedding'"):
+        qdp.gradient(
+            Circuit(2), [], [[0.1, 0.2]], "Z0", encoding="iqp-embedding", seed=1, **options
+        )
+    options["n_directions"] = 4
+    _, spread = qdp.gradient(
+        Circuit(2), [], [[0.1, 0.2]], "Z0", encoding="angle", seed=1, **options
+    )
+    assert (spread >= 0).all()
+    assert spread.shape == (1, 2)
 
 
 @pytest.mark.parametrize("wrt", ["parameters", "inputs", "states"])

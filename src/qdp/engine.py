@@ -17,12 +17,12 @@ from typing import Any, Literal, cast
 
 import numpy as np
 
-from qdp import arrays, encodings, gates, gradients, memory, planner, sampling
+from qdp import arrays, encodings, gradients, memory, planner, sampling
 from qdp.arrays import Array, Library
 from qdp.backends.base import Backend, Batch, Precision
 from qdp.backends.reference import ReferenceBackend
 from qdp.circuit import Circuit, Observable, PauliTerm
-from qdp.encodings import Amplitude, Angle, Basis, Encoding
+from qdp.encodings import Amplitude, Basis, Encoding, GateEncoding, ProductPhases
 from qdp.errors import BackendUnavailable
 
 BackendName = Literal["auto", "cpu", "reference"]
@@ -263,13 +263,13 @@ def gradient(
 
     ``wrt`` names what to differentiate by; a tuple of names gives a tuple of results. "inputs"
     gives (..., F); "states" (..., columns of ``states``), with respect to raw features under an
-    encoding, complex (d/dRe + i d/dIm) for complex ones, by method "adjoint" only, unless the
-    encoding is "angle". Methods and their options ``shots``, ``seed``, ``step``, ``n_directions``
-    are described in ``qdp.gradients``. With ``return_variance`` the result is a pair: gradients
-    and the estimated variances of methods that draw at random ("parameter-shift" with shots,
-    "spsa"). With ``return_shifted`` the last result is what "parameter-shift" evaluated, as a
-    ``qdp.gradients.ShiftedValues``. Other arguments and exceptions are those of ``expectation``.
-    The results are constants to torch's autograd.
+    encoding, complex (d/dRe + i d/dIm) for complex ones, by method "adjoint" only, unless gates
+    make the encoding (all but "amplitude" and "basis"). Methods and their options ``shots``,
+    ``seed``, ``step``, ``n_directions`` are described in ``qdp.gradients``. With
+    ``return_variance`` the result is a pair: gradients and the estimated variances of methods that
+    draw at random ("parameter-shift" with shots, "spsa"). With ``return_shifted`` the last result
+    is what "parameter-shift" evaluated, as a ``qdp.gradients.ShiftedValues``. Other arguments and
+    exceptions are those of ``expectation``. The results are constants to torch's autograd.
 
     >>> import qdp
     >>> circuit = qdp.Circuit(1, [qdp.gates.RX(qdp.parameter(0), 0)])
@@ -277,6 +277,8 @@ def gradient(
     array([[-0.5]])
     """
     names, is_tuple = _wrt(wrt)
+    if return_variance and "states" in names and isinstance(encoding, str | Encoding):
+        _refuse_variance(encodings.from_name(encoding))
     if return_variance and method != "spsa" and (method != "parameter-shift" or shots is None):
         raise ValueError(
             "return_variance: expected a method that draws at random (spsa, or parameter-shift "
@@ -481,7 +483,7 @@ def encode(
     if bit_order not in ("big", "little"):
         raise ValueError(f"bit_order: expected 'big' or 'little', got {bit_order!r}")
     engine = _backend(backend)
-    features, has_rows = _feature_rows(rows, chosen)
+    features, has_rows = chosen.as_rows(rows)
     if n_qubits is None:
         n_qubits = chosen.fewest_qubits(features)
     n_qubits = operator.index(n_qubits)
@@ -489,9 +491,8 @@ def encode(
     target = None
     if out is None:
         precision = _precision(precision, None)
-        n_bytes = len(features) * 2**n_qubits * (16 if precision == "double" else 8)
         memory.require_memory(
-            n_bytes,
+            chosen.state_bytes(len(features), n_qubits, precision),
             f"encoding {len(features)} rows on {n_qubits} qubits",
             "encode fewer rows at a time, or give encoding= to the verb that uses the states",
         )
@@ -558,7 +559,7 @@ def _projectors(wires: tuple[int, ...]) -> tuple[Observable, ...]:
 class _Run:
     """A checked call: what the backend gets, and how its results become the caller's.
 
-    ``circuit`` reads the features of an angle encoding as inputs behind the caller's own
+    ``circuit`` reads the angles of an encoding by gates as inputs behind the caller's own
     ``n_inputs``. ``features`` are the caller's states or features, (rows, columns). ``with_rows``
     names the arguments that have a rows axis.
     """
@@ -602,14 +603,14 @@ class _Run:
         sizes = {
             "parameters": self.circuit.n_parameters * 8,
             "inputs": self.circuit.n_inputs * 8,
-            "states": 0 if isinstance(self.encoding, Angle) else self.state_bytes,
+            "states": 0 if isinstance(self.encoding, GateEncoding) else self.state_bytes,
         }
         n_bytes = self.batch.rows * n_observables * sum(sizes[name] for name in names)
         self.require_memory(n_bytes, "the gradients")
 
     def angles_wrt(self, names: Sequence[Argument]) -> frozenset[str]:
         """What the backend differentiates by: features that turn angles are inputs to it."""
-        if not isinstance(self.encoding, Angle):
+        if not isinstance(self.encoding, GateEncoding):
             return frozenset(names)
         return frozenset("inputs" if name == "states" else name for name in names)
 
@@ -624,14 +625,16 @@ class _Run:
         if name == "parameters":
             assert parameters is not None
             return parameters
-        if name == "inputs" or isinstance(self.encoding, Angle):
+        if name == "inputs":
             assert inputs is not None
-            if self.circuit.n_inputs == self.n_inputs:
-                return inputs
-            own = slice(0, self.n_inputs) if name == "inputs" else slice(self.n_inputs, None)
-            return np.ascontiguousarray(inputs[:, :, own])
-        assert states is not None
+            return np.ascontiguousarray(inputs[:, :, : self.n_inputs])
         assert self.features is not None
+        if isinstance(self.encoding, GateEncoding):
+            assert inputs is not None
+            return np.ascontiguousarray(
+                self.encoding.pullback(self.features, inputs[:, :, self.n_inputs :])
+            )
+        assert states is not None
         if isinstance(self.encoding, Amplitude):
             return self.encoding.pullback(self.features, states)
         return states if self.features.dtype.kind == "c" else np.ascontiguousarray(states.real)
@@ -725,10 +728,11 @@ def _prepare(
         )
         features = np.broadcast_to(features, (rows, *features.shape[1:]))
         initial = np.repeat(initial, rows, axis=0)
-    if isinstance(chosen, Angle):
+    if isinstance(chosen, GateEncoding):
         assert initial is not None
-        circuit = _turned(circuit, chosen.rotation, initial.shape[1])
-        columns = np.concatenate([columns, initial], axis=1) if n_inputs else initial
+        turns = chosen.angles(initial, circuit.n_qubits)
+        circuit = chosen.before(circuit, initial.shape[1])
+        columns = np.concatenate([columns, turns], axis=1) if n_inputs else turns
     run = _Run(
         engine,
         circuit,
@@ -736,7 +740,7 @@ def _prepare(
             rows=rows,
             parameters=angles,
             inputs=columns,
-            states=None if isinstance(chosen, Angle | Basis) else initial,
+            states=None if isinstance(chosen, GateEncoding | Basis) else initial,
             normalize=isinstance(chosen, Amplitude) and chosen.normalize,
             indices=initial if isinstance(chosen, Basis) else None,
             precision=precision,
@@ -762,7 +766,7 @@ def _prepare(
             rows=rows,
             method=method,
             precision=precision,
-            encoding=None if isinstance(chosen, Angle) else chosen,
+            encoding=None if isinstance(chosen, GateEncoding) else chosen,
             prune=prune,
         )
     return run
@@ -850,14 +854,6 @@ def _squared(observable: Observable) -> Observable:
     return observable.squared()
 
 
-@functools.lru_cache(maxsize=64)
-def _turned(circuit: Circuit, rotation: str, n_features: int) -> Circuit:
-    """Put an angle encoding before the circuit, its features behind the circuit's own inputs."""
-    rotate = {"X": gates.RX, "Y": gates.RY, "Z": gates.RZ}[rotation]
-    turns = [rotate(gates.feature(circuit.n_inputs + j), j) for j in range(n_features)]
-    return Circuit(circuit.n_qubits, (*turns, *circuit.operations))
-
-
 @functools.cache
 def _named_backend(name: str) -> Backend:
     if name == "reference":
@@ -929,7 +925,7 @@ def _states(
             check()
             return rows, rows, array.ndim == 2, None
         return rows, rows, array.ndim == 2, check
-    features, has_rows = _feature_rows(states, encoding)
+    features, has_rows = encoding.as_rows(states)
     if isinstance(encoding, Amplitude):
         shaped = encoding.validate_shape(features, n_qubits)
         if encoding.normalize and _leaves_checks(engine, circuit, len(shaped)):
@@ -949,13 +945,6 @@ def _leaves_checks(engine: Backend, circuit: Circuit, rows: int) -> bool:
     """
     work = rows * (1 + len(circuit.operations)) << circuit.n_qubits
     return engine.checks_rows and work <= _MOST_WORK_UNCHECKED
-
-
-def _feature_rows(features: Any, encoding: Encoding) -> tuple[Array, bool]:
-    """View features with a rows axis, and tell whether they came with one."""
-    array = arrays.to_numpy(features, f"{encoding.name} encoding")
-    single = array.ndim == (0 if isinstance(encoding, Basis) else 1)
-    return (array[None], False) if single else (array, True)
 
 
 def _normalised_states(states: Any, name: str, n_qubits: int | None) -> Array:
@@ -1057,6 +1046,15 @@ def _positive(name: str, value: int) -> int:
 
 def _optional_positive(name: str, value: int | None) -> int | None:
     return None if value is None else _positive(name, value)
+
+
+def _refuse_variance(encoding: Encoding) -> None:
+    """Variances don't follow the chain rule: a feature in several angles mixes their estimates."""
+    if isinstance(encoding, ProductPhases):
+        raise ValueError(
+            f"return_variance: expected an encoding without products of features for wrt='states', "
+            f"got {encoding.name!r}; leave return_variance out"
+        )
 
 
 def _refuse_gradient(verb: str, *values: Any) -> None:

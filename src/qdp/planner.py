@@ -16,7 +16,7 @@ from typing import Literal, get_args
 
 from qdp import encodings, gates, memory
 from qdp.circuit import Circuit, Observable, PauliTerm
-from qdp.encodings import Amplitude, Angle, Encoding
+from qdp.encodings import Amplitude, Encoding, GateEncoding
 from qdp.errors import BackendUnavailable
 from qdp.memory import ALWAYS_ALLOWED, available_memory, format_bytes
 from qdp.program import PauliRotation, Program, Step, compile_program
@@ -308,7 +308,7 @@ class _Run:
     """A circuit in normal form, with everything that its costs depend on."""
 
     circuit: Circuit
-    whole: Circuit  # with the rotations of an angle encoding before it
+    whole: Circuit  # with the gates of an encoding before it
     program: Program
     observables: tuple[Observable, ...]
     rows: int
@@ -340,7 +340,9 @@ class _Run:
                     f"{one.max_wire} in {one}"
                 )
         chosen = None if encoding is None else encodings.from_name(encoding)
-        whole = _angle_encoded(circuit, chosen) if isinstance(chosen, Angle) else circuit
+        whole = circuit
+        if isinstance(chosen, GateEncoding):
+            whole = chosen.before(circuit, chosen.n_features(circuit.n_qubits))
         machine = _Machine.here()
         return _Run(
             circuit,
@@ -736,13 +738,6 @@ class _Run:
         if available is not None:
             lines.append(f"              available {format_bytes(available)}")
         return lines
-
-
-def _angle_encoded(circuit: Circuit, encoding: Angle) -> Circuit:
-    """Put the rotations of an angle encoding before a circuit, as the engine does."""
-    rotate = {"X": gates.RX, "Y": gates.RY, "Z": gates.RZ}[encoding.rotation]
-    turns = [rotate(gates.feature(circuit.n_inputs + j), j) for j in range(circuit.n_qubits)]
-    return Circuit(circuit.n_qubits, (*turns, *circuit.operations))
 
 
 def _is_real_matrix(rotation: PauliRotation) -> bool:
