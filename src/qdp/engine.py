@@ -392,6 +392,7 @@ def vjp(
     result = run.backend.adjoint(
         run.circuit, run.batch, run.observables, run.angles_wrt(names), np.ascontiguousarray(full)
     )
+    gradients.clear_pruned(run.task(names), result)
     results = tuple(
         run.library.from_numpy(
             run.derivative(name, result.parameters, result.inputs, result.states)[:, 0]
@@ -613,6 +614,12 @@ class _Run:
             return frozenset(names)
         return frozenset("inputs" if name == "states" else name for name in names)
 
+    def task(self, names: Sequence[Argument]) -> gradients.Task:
+        """What the methods differentiate."""
+        return gradients.Task(
+            self.backend, self.circuit, self.batch, self.observables, self.angles_wrt(names)
+        )
+
     def derivative(
         self,
         name: Argument,
@@ -789,10 +796,7 @@ def _differentiate(
         cast(planner.Method, method),
     )  # fmt: skip
     run.require_derivatives(names, len(run.observables))
-    task = gradients.Task(
-        run.backend, run.circuit, run.batch, run.observables, run.angles_wrt(names)
-    )
-    return run, gradients.METHODS[method](task, options)
+    return run, gradients.METHODS[method](run.task(names), options)
 
 
 def _observables(

@@ -20,7 +20,7 @@ import numpy as np
 
 from qdp import gates, memory, sampling
 from qdp.arrays import Array
-from qdp.backends.base import Backend, Batch, Shift
+from qdp.backends.base import AdjointResult, Backend, Batch, Shift
 from qdp.circuit import Circuit, Observable
 from qdp.program import compile_program
 
@@ -108,6 +108,7 @@ def adjoint(task: Task, options: Options) -> Derivatives:
     """
     _refuse_options(options, "adjoint", ("shots", "seed", "step", "n_directions"))
     result = task.backend.adjoint(task.circuit, task.batch, task.observables, task.wrt)
+    clear_pruned(task, result)
     return Derivatives(result.values, result.parameters, result.inputs, result.states, {})
 
 
@@ -123,15 +124,12 @@ def parameter_shift(task: Task, options: Options) -> Derivatives:
     targets: list[int] = []
     weights: list[float] = []
     arguments: list[tuple[str, int]] = []
-    program = None
-    if task.batch.prune:
-        program = compile_program(task.circuit, tuple(task.observables), False, True)
     for key, occurrences in _occurrences(task.circuit).items():
         column = columns.get(key)
         if column is None:
             continue
         for operation, slot, scale in occurrences:
-            if program is not None and not program.rotations_of(operation, slot):
+            if not _matters(task, operation, slot):
                 continue
             frequencies = gates.TABLE[task.circuit.operations[operation].name].frequencies[slot]
             for coefficient, shift in zip(*shift_rule(frequencies), strict=True):
@@ -462,6 +460,26 @@ def _split(task: Task, values: Array, gradient: Array, variance: Array | None) -
         None,
         {} if variance is None else cut(variance),
     )
+
+
+def _matters(task: Task, operation: int, slot: int) -> bool:
+    """Whether an angle can matter to the observables; all are taken to without pruning."""
+    if not task.batch.prune:
+        return True
+    program = compile_program(task.circuit, tuple(task.observables), False, True)
+    return bool(program.rotations_of(operation, slot))
+
+
+def clear_pruned(task: Task, result: AdjointResult) -> None:
+    """Set derivatives by pruned angles to exactly zero: a backend may have rounded ones."""
+    if not task.batch.prune:
+        return
+    for (kind, index), occurrences in _occurrences(task.circuit).items():
+        derivatives = result.parameters if kind == "parameter" else result.inputs
+        if derivatives is not None and not any(
+            _matters(task, operation, slot) for operation, slot, _ in occurrences
+        ):
+            derivatives[:, :, index] = 0
 
 
 def _refuse_options(options: Options, method: str, names: Sequence[str]) -> None:
