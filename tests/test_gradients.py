@@ -522,6 +522,50 @@ def test_shifted_values_are_expectation_values_at_shifted_angles(backend):
     assert_close(shifted.plus[0], moved, "double")
 
 
+def test_shifted_values_under_an_angle_encoding_name_features(backend):
+    circuit = Circuit(2, [gates.RY(gates.parameter(0), 0), gates.RZ(gates.feature(0), 1)])
+    features = np.array([[0.3, 0.4], [0.5, -0.6]])
+    gradient, shifted = qdp.gradient(
+        circuit, [0.7], features, ["Z0", "X1"], inputs=np.ones((2, 1)), encoding="angle",
+        wrt=("states", "parameters"), method="parameter-shift", return_shifted=True,
+        backend=backend,
+    )  # fmt: skip
+    assert shifted.arguments == (("state", 0), ("state", 1), ("parameter", 0))
+    assert shifted.operations.tolist() == [-1, -1, 0]
+    terms = shifted.coefficients[:, None, None] * (shifted.plus - shifted.minus)
+    assert_close(np.moveaxis(terms[:2], 0, 2), gradient[0], "double")
+    assert_close(terms[2:].swapaxes(0, 1).swapaxes(1, 2), gradient[1], "double")
+    assert shifted.plus_variances is None
+
+
+def test_variances_of_shifted_values_make_the_variance_of_the_gradient(backend):
+    circuit = Circuit(1, [gates.RX(2 * gates.parameter(0), 0), gates.RY(gates.parameter(0), 0)])
+    angles = torch.tensor([0.3], dtype=torch.float64)
+    _, variance, shifted = qdp.gradient(
+        circuit, angles, None, "Z0", method="parameter-shift", shots=50, seed=4,
+        return_variance=True, return_shifted=True, backend=backend,
+    )  # fmt: skip
+    assert isinstance(shifted.minus_variances, torch.Tensor)
+    spread = (shifted.plus_variances + shifted.minus_variances).numpy()
+    total = shifted.coefficients**2 @ spread
+    assert total[0] > 0
+    assert_close(variance.numpy(), total[:, None], "double")
+
+
+def test_shifted_values_that_do_not_fit_are_refused(backend, monkeypatch):
+    monkeypatch.setattr(gradients.memory, "require_memory", refuse_shifted)
+    with pytest.raises(MemoryError, match=r"the 8 shifted values of 400 rows: 28800 bytes"):
+        qdp.gradient(
+            qdp.ansatz.ry_rz_ladder(2, 1), np.ones(4), np.tile(np.eye(4), (100, 1)), "Z0",
+            method="parameter-shift", return_shifted=True, backend=backend,
+        )  # fmt: skip
+
+
+def refuse_shifted(n_bytes, what, remedy):
+    if "shifted values" in what:
+        raise MemoryError(f"{what}: {n_bytes} bytes; {remedy}")
+
+
 def test_shifted_values_come_from_parameter_shift_only():
     circuit = qdp.Circuit(1, [gates.RX(qdp.parameter(0), 0)])
     with pytest.raises(ValueError, match="return_shifted: expected method='parameter-shift', got"):
