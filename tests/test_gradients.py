@@ -19,7 +19,7 @@ from samples import (
 from tolerance import assert_close
 
 import qdp
-from qdp import gates, gradients, sampling
+from qdp import engine, gates, gradients, sampling
 from qdp.circuit import Circuit, Observable
 
 BOTH = ("parameters", "inputs")
@@ -429,14 +429,57 @@ def test_pruning_changes_no_number(backend, precision, seed, method):
         assert_close(one, qdp.vjp(*arguments, wrt=name, **options), precision, 9 * weight)
 
 
+@pytest.mark.parametrize("seed", range(4))
+def test_pruning_for_few_wires_changes_no_number(backend, seed):
+    circuit, parameters, states, _, inputs = problem(seed, n_qubits=5)
+    options = {"inputs": inputs, "wrt": BOTH, "backend": backend}
+    # Reading few wires leaves much without effect, matrices included.
+    for read in (["0.8 Z2"], ["Z2", "X0 Y3"], [Observable.projector([1], [4])]):
+        found = qdp.gradient(circuit, parameters, states, read, prune=True, **options)
+        expected = qdp.gradient(circuit, parameters, states, read, **options)
+        for one, other in zip(found, expected, strict=True):
+            assert_close(one, other, "double", 4)
+
+
 @pytest.mark.parametrize("method", ["adjoint", "parameter-shift"])
-def test_pruned_gradients_are_exact_zeros(method):
+def test_pruned_gradients_are_exact_zeros(backend, method):
     circuit = qdp.ansatz.ry_rz_ladder(4, 2)
-    parameters = np.random.default_rng(1).normal(size=circuit.n_parameters)
-    found = qdp.gradient(circuit, parameters, None, "Z0", method=method, prune=True)
-    expected = qdp.gradient(circuit, parameters, None, "Z0", method=method)
-    assert_close(found, expected, "double")
-    assert np.count_nonzero(found) <= 5
+    rng = np.random.default_rng(1)
+    parameters, states = rng.normal(size=circuit.n_parameters), random_states(2, 4, rng)
+    arguments, options = (circuit, parameters, states, "Z0"), {"backend": backend}
+    found = qdp.gradient(*arguments, method=method, prune=True, **options)
+    assert_close(found, qdp.gradient(*arguments, method=method, **options), "double")
+    assert np.count_nonzero(found, axis=1).tolist() == [5, 5]
+    cotangent = qdp.vjp(*arguments, 1.0, prune=True, **options)
+    assert np.count_nonzero(cotangent) == 5
+
+
+def test_pruning_skips_evaluations(backend, monkeypatch):
+    counts = []
+    kind = type(engine._backend(backend))
+    whole = kind.shifted_expectation
+
+    def counted(self, circuit, batch, observables, shifts):
+        counts.append(len(shifts))
+        return whole(self, circuit, batch, observables, shifts)
+
+    monkeypatch.setattr(kind, "shifted_expectation", counted)
+    circuit = qdp.ansatz.ry_rz_ladder(4, 2)
+    for prune in (True, False):
+        qdp.gradient(
+            circuit, np.ones(16), None, "Z0", method="parameter-shift", prune=prune,
+            backend=backend,
+        )  # fmt: skip
+    assert counts == [1 + 2 * 5, 1 + 2 * 16]
+
+
+def test_pruned_tensors_are_differentiable(backend):
+    circuit = qdp.ansatz.ry_rz_ladder(4, 1)
+    angles = torch.linspace(0.1, 0.8, 8, dtype=torch.float64, requires_grad=True)
+    qdp.expectation(circuit, angles, None, "Z0", prune=True, backend=backend).sum().backward()
+    expected = qdp.gradient(circuit, angles.detach().numpy(), None, "Z0", backend=backend)
+    assert_close(angles.grad.numpy(), expected[0], "double")
+    assert np.count_nonzero(angles.grad.numpy()) == 1
 
 
 # Shifted values
@@ -477,6 +520,50 @@ def test_shifted_values_are_expectation_values_at_shifted_angles(backend):
     assert_close(np.array([shifted.plus[0, 0], shifted.minus[0, 0]]), np.array(first), "double")
     moved = qdp.expectation(circuit, [0.3 + np.pi / 4], states, "Z0", backend=backend)
     assert_close(shifted.plus[0], moved, "double")
+
+
+def test_shifted_values_under_an_angle_encoding_name_features(backend):
+    circuit = Circuit(2, [gates.RY(gates.parameter(0), 0), gates.RZ(gates.feature(0), 1)])
+    features = np.array([[0.3, 0.4], [0.5, -0.6]])
+    gradient, shifted = qdp.gradient(
+        circuit, [0.7], features, ["Z0", "X1"], inputs=np.ones((2, 1)), encoding="angle",
+        wrt=("states", "parameters"), method="parameter-shift", return_shifted=True,
+        backend=backend,
+    )  # fmt: skip
+    assert shifted.arguments == (("state", 0), ("state", 1), ("parameter", 0))
+    assert shifted.operations.tolist() == [-1, -1, 0]
+    terms = shifted.coefficients[:, None, None] * (shifted.plus - shifted.minus)
+    assert_close(np.moveaxis(terms[:2], 0, 2), gradient[0], "double")
+    assert_close(terms[2:].swapaxes(0, 1).swapaxes(1, 2), gradient[1], "double")
+    assert shifted.plus_variances is None
+
+
+def test_variances_of_shifted_values_make_the_variance_of_the_gradient(backend):
+    circuit = Circuit(1, [gates.RX(2 * gates.parameter(0), 0), gates.RY(gates.parameter(0), 0)])
+    angles = torch.tensor([0.3], dtype=torch.float64)
+    _, variance, shifted = qdp.gradient(
+        circuit, angles, None, "Z0", method="parameter-shift", shots=50, seed=4,
+        return_variance=True, return_shifted=True, backend=backend,
+    )  # fmt: skip
+    assert isinstance(shifted.minus_variances, torch.Tensor)
+    spread = (shifted.plus_variances + shifted.minus_variances).numpy()
+    total = shifted.coefficients**2 @ spread
+    assert total[0] > 0
+    assert_close(variance.numpy(), total[:, None], "double")
+
+
+def test_shifted_values_that_do_not_fit_are_refused(backend, monkeypatch):
+    monkeypatch.setattr(gradients.memory, "require_memory", refuse_shifted)
+    with pytest.raises(MemoryError, match=r"the 8 shifted values of 400 rows: 28800 bytes"):
+        qdp.gradient(
+            qdp.ansatz.ry_rz_ladder(2, 1), np.ones(4), np.tile(np.eye(4), (100, 1)), "Z0",
+            method="parameter-shift", return_shifted=True, backend=backend,
+        )  # fmt: skip
+
+
+def refuse_shifted(n_bytes, what, remedy):
+    if "shifted values" in what:
+        raise MemoryError(f"{what}: {n_bytes} bytes; {remedy}")
 
 
 def test_shifted_values_come_from_parameter_shift_only():

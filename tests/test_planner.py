@@ -6,6 +6,7 @@ import sys
 
 import numpy as np
 import pytest
+from samples import random_unitary
 
 import qdp
 from qdp import gates, planner
@@ -337,3 +338,15 @@ def test_explain_counts_what_pruning_leaves_out():
         circuit, "Z0", prune=True
     )
     assert "pruned" not in qdp.explain(circuit, "Z0")
+    assert "in 10 shifted values" in qdp.explain(circuit, "Z0", prune=True)
+
+
+def test_explain_counts_matrices_that_pruning_leaves_out():
+    matrix = random_unitary(4, np.random.default_rng(0))
+    operations = [qdp.gates.QubitUnitary(matrix, wires) for wires in ([1, 2], [2, 3], [0, 1])]
+    text = qdp.explain(qdp.Circuit(4, operations), "X3", encoding="angle", prune=True)
+    assert "QubitUnitary on wires 1, 2" in text
+    assert "QubitUnitary on wires 2, 3" in text
+    assert "QubitUnitary on wires 0, 1" not in text
+    # The angle encoding of wire 0 goes with the matrix on it.
+    assert "pruned        1 rotation and 1 constant matrix that change no value" in text

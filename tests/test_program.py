@@ -488,3 +488,22 @@ def test_pruning_stops_at_what_is_no_rotation():
     pruned = compile_program(circuit, (Observable("Z0"),), prune=True)
     assert [rotation.operation for rotation in pruned.rotations] == [0]
     assert [step.kind for step in pruned.steps] == ["diagonal", "dense"]
+
+
+def test_matrices_out_of_reach_fall_away_and_those_in_reach_keep_what_is_before():
+    circuit = Circuit(
+        3,
+        [
+            gates.RX(p(0), 0),
+            gates.RX(p(1), 2),
+            gates.CNOT([0, 1]),
+            gates.QubitUnitary(random_unitary(4, np.random.default_rng(0)), [0, 1]),
+            gates.Hadamard(2),
+        ],
+    )
+    far = compile_program(circuit, (Observable("X2"),), prune=True)
+    assert [rotation.operation for rotation in far.rotations] == [1]
+    assert (far.denses, far.permutations, far.outside) == ((), (), ())
+    near = compile_program(circuit, (Observable("Z1"),), prune=True)
+    assert [one.operation for one in near.rotations if one.operation >= 0] == [0]
+    assert len(near.denses) == 1

@@ -12,7 +12,7 @@ from __future__ import annotations
 import functools
 import operator
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Literal, cast
 
 import numpy as np
@@ -299,7 +299,8 @@ def gradient(
         variances = run.variances(names, derivatives)
         answer.append(variances if is_tuple else variances[0])
     if derivatives.shifted is not None:
-        answer.append(run.shifted(derivatives.shifted))
+        n_added = len(run.circuit.operations) - len(circuit.operations)
+        answer.append(run.shifted(names, derivatives.shifted, n_added))
     return tuple(answer) if len(answer) > 1 else answer[0]
 
 
@@ -394,6 +395,7 @@ def vjp(
     result = run.backend.adjoint(
         run.circuit, run.batch, run.observables, run.angles_wrt(names), np.ascontiguousarray(full)
     )
+    gradients.clear_pruned(run.task(names), result)
     results = tuple(
         run.library.from_numpy(
             run.derivative(name, result.parameters, result.inputs, result.states)[:, 0]
@@ -614,6 +616,12 @@ class _Run:
             return frozenset(names)
         return frozenset("inputs" if name == "states" else name for name in names)
 
+    def task(self, names: Sequence[Argument]) -> gradients.Task:
+        """What the methods differentiate."""
+        return gradients.Task(
+            self.backend, self.circuit, self.batch, self.observables, self.angles_wrt(names)
+        )
+
     def derivative(
         self,
         name: Argument,
@@ -662,15 +670,40 @@ class _Run:
         )
         return self.derivatives(names, spread)
 
-    def shifted(self, found: gradients.ShiftedValues) -> gradients.ShiftedValues:
-        """Shifted values with the axes that the caller asked for, as his kind of array."""
+    def shifted(
+        self, names: Sequence[Argument], found: gradients.ShiftedValues, n_added: int
+    ) -> gradients.ShiftedValues:
+        """Shifted values in the caller's terms: his arguments, circuit, axes and kind of array.
 
-        def own(pairs: Array) -> Any:
-            rest = self.shape(pairs.shape[1:], has_observables=True)
-            shaped = pairs.reshape(len(pairs), *rest)
-            return self.library.from_numpy(np.ascontiguousarray(shaped))
+        ``n_added`` operations of an angle encoding stand before his circuit, its features behind
+        his inputs.
+        """
+        is_feature = found.operations < n_added
+        arguments = [
+            ("state", index - self.n_inputs) if feature else (kind, index)
+            for feature, (kind, index) in zip(is_feature, found.arguments, strict=True)
+        ]
+        # Features and inputs are shifted together: leave out what wasn't asked for.
+        wanted = np.flatnonzero([f"{kind}s" in names for kind, _ in arguments])
 
-        return replace(found, plus=own(found.plus), minus=own(found.minus))
+        def own(array: Array | None) -> Any:
+            if array is None:
+                return None
+            part = array[wanted]
+            rest = self.shape(part.shape[1:], has_observables=True)
+            return self.library.from_numpy(part.reshape(len(part), *rest))
+
+        return gradients.ShiftedValues(
+            arguments=tuple(arguments[k] for k in wanted),
+            operations=np.where(is_feature, -1, found.operations - n_added)[wanted],
+            slots=found.slots[wanted],
+            shifts=found.shifts[wanted],
+            coefficients=found.coefficients[wanted],
+            plus=own(found.plus),
+            minus=own(found.minus),
+            plus_variances=own(found.plus_variances),
+            minus_variances=own(found.minus_variances),
+        )
 
     def has_rows(self, name: Argument) -> bool:
         """Whether the argument has a rows axis."""
@@ -793,10 +826,7 @@ def _differentiate(
         cast(planner.Method, method),
     )  # fmt: skip
     run.require_derivatives(names, len(run.observables))
-    task = gradients.Task(
-        run.backend, run.circuit, run.batch, run.observables, run.angles_wrt(names)
-    )
-    return run, gradients.METHODS[method](task, options)
+    return run, gradients.METHODS[method](run.task(names), options)
 
 
 def _observables(

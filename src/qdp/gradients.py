@@ -20,7 +20,7 @@ import numpy as np
 
 from qdp import gates, memory, sampling
 from qdp.arrays import Array
-from qdp.backends.base import Backend, Batch, Shift
+from qdp.backends.base import AdjointResult, Backend, Batch, Shift
 from qdp.circuit import Circuit, Observable
 from qdp.program import compile_program
 
@@ -69,7 +69,10 @@ class ShiftedValues:
     Pair k shifts angle ``slots[k]`` of operation ``operations[k]`` by plus and minus ``shifts[k]``
     radians: ``plus`` and ``minus`` are (K, rows[, observables]). It adds ``coefficients[k] *
     (plus[k] - minus[k])`` to the derivative by ``arguments[k]``, a pair of "parameter" or "input"
-    and its index; the coefficient is the rule's times the scale of the angle.
+    and its index; the coefficient is the rule's times the scale of the angle. The rotations of an
+    angle encoding are no operations of the circuit: they have number -1, and the argument "state"
+    with the index of the feature. With shots ``plus_variances`` and ``minus_variances`` are the
+    estimated variances of the values, else None.
     """
 
     arguments: tuple[tuple[str, int], ...]
@@ -79,6 +82,8 @@ class ShiftedValues:
     coefficients: Array
     plus: Any
     minus: Any
+    plus_variances: Any = None
+    minus_variances: Any = None
 
 
 @dataclass(frozen=True)
@@ -108,6 +113,7 @@ def adjoint(task: Task, options: Options) -> Derivatives:
     """
     _refuse_options(options, "adjoint", ("shots", "seed", "step", "n_directions"))
     result = task.backend.adjoint(task.circuit, task.batch, task.observables, task.wrt)
+    clear_pruned(task, result)
     return Derivatives(result.values, result.parameters, result.inputs, result.states, {})
 
 
@@ -123,15 +129,12 @@ def parameter_shift(task: Task, options: Options) -> Derivatives:
     targets: list[int] = []
     weights: list[float] = []
     arguments: list[tuple[str, int]] = []
-    program = None
-    if task.batch.prune:
-        program = compile_program(task.circuit, tuple(task.observables), False, True)
     for key, occurrences in _occurrences(task.circuit).items():
         column = columns.get(key)
         if column is None:
             continue
         for operation, slot, scale in occurrences:
-            if program is not None and not program.rotations_of(operation, slot):
+            if not _matters(task, operation, slot):
                 continue
             frequencies = gates.TABLE[task.circuit.operations[operation].name].frequencies[slot]
             for coefficient, shift in zip(*shift_rule(frequencies), strict=True):
@@ -143,12 +146,13 @@ def parameter_shift(task: Task, options: Options) -> Derivatives:
     if not options.keep_shifted:
         return _weighted_sums(task, options, evaluations, targets, weights)
     memory.require_memory(
-        8 * len(evaluations) * task.shape[0] * task.shape[1],
+        (8 if options.shots is None else 16) * len(evaluations) * task.shape[0] * task.shape[1],
         f"the {len(evaluations) - 1} shifted values of {task.shape[0]} rows",
         "pass fewer rows at a time, or leave return_shifted out",
     )
     kept = np.empty((len(evaluations) - 1, *task.shape), task.batch.real_dtype)
-    derivatives = _weighted_sums(task, options, evaluations, targets, weights, kept)
+    spreads = None if options.shots is None else np.empty_like(kept)
+    derivatives = _weighted_sums(task, options, evaluations, targets, weights, kept, spreads)
     shifts = [evaluation[0] for evaluation in evaluations[1::2]]
     shifted = ShiftedValues(
         arguments=tuple(arguments),
@@ -158,6 +162,8 @@ def parameter_shift(task: Task, options: Options) -> Derivatives:
         coefficients=np.array(weights[::2], np.float64),
         plus=kept[::2],
         minus=kept[1::2],
+        plus_variances=None if spreads is None else spreads[::2],
+        minus_variances=None if spreads is None else spreads[1::2],
     )
     return replace(derivatives, shifted=shifted)
 
@@ -414,10 +420,11 @@ def _weighted_sums(
     targets: Sequence[int],
     weights: Sequence[float],
     kept: Array | None = None,
+    spreads: Array | None = None,
 ) -> Derivatives:
     """Add weight times value of evaluation i + 1 to column targets[i]; 0 is the unshifted one.
 
-    ``kept`` (evaluations - 1, rows, O) takes the values themselves.
+    ``kept`` (evaluations - 1, rows, O) takes the values themselves, ``spreads`` their variances.
     """
     gradient = np.zeros((len(_columns(task, "")), *task.shape))
     variance = None if options.shots is None else np.zeros_like(gradient)
@@ -429,6 +436,8 @@ def _weighted_sums(
             continue
         if kept is not None:
             kept[number - 1] = value
+        if spreads is not None:
+            spreads[number - 1] = spread
         column, weight = targets[number - 1], weights[number - 1]
         gradient[column] += weight * value
         if variance is not None and spread is not None:
@@ -462,6 +471,26 @@ def _split(task: Task, values: Array, gradient: Array, variance: Array | None) -
         None,
         {} if variance is None else cut(variance),
     )
+
+
+def _matters(task: Task, operation: int, slot: int) -> bool:
+    """Whether an angle can matter to the observables; all are taken to without pruning."""
+    if not task.batch.prune:
+        return True
+    program = compile_program(task.circuit, tuple(task.observables), False, True)
+    return bool(program.rotations_of(operation, slot))
+
+
+def clear_pruned(task: Task, result: AdjointResult) -> None:
+    """Set derivatives by pruned angles to exactly zero: a backend may have rounded ones."""
+    if not task.batch.prune:
+        return
+    for (kind, index), occurrences in _occurrences(task.circuit).items():
+        derivatives = result.parameters if kind == "parameter" else result.inputs
+        if derivatives is not None and not any(
+            _matters(task, operation, slot) for operation, slot, _ in occurrences
+        ):
+            derivatives[:, :, index] = 0
 
 
 def _refuse_options(options: Options, method: str, names: Sequence[str]) -> None:

@@ -399,7 +399,8 @@ class _Run:
         for number, operation in enumerate(self.whole.operations):
             frequencies = gates.TABLE[operation.name].frequencies
             for slot, angle in enumerate(operation.angles):
-                if angle.kind == "parameter" and angle.scale != 0:
+                pruned = self.program.pruned and not self.program.rotations_of(number, slot)
+                if angle.kind == "parameter" and angle.scale != 0 and not pruned:
                     yield number, slot, 2 * len(frequencies[slot])
 
     # Structure
@@ -631,12 +632,17 @@ class _Run:
         return f"{line} (applied: {_count(applied, 'permutation')}{hadamards})"
 
     def pruned_lines(self) -> list[str]:
-        """How many rotations were left out, if any."""
-        whole = compile_program(self.whole, self.observables, not self.observables)
-        left_out = len(whole.rotations) - len(self.program.rotations)
-        if not left_out:
+        """How many rotations and matrices were left out, if any."""
+        places = self.program.pruned
+        if not places:
             return []
-        return [f"pruned        {_count(left_out, 'rotation')} that change no value"]
+        parts = [gates.decompose(self.whole.operations[number])[part] for number, part in places]
+        n_rotations = sum(isinstance(part, gates.Rotation) for part in parts)
+        line = f"pruned        {_count(n_rotations, 'rotation')}"
+        n_matrices = len(parts) - n_rotations
+        if n_matrices:
+            line += f" and {_count(n_matrices, 'constant matrix', 'constant matrices')}"
+        return [f"{line} that change no value"]
 
     def step_lines(self) -> list[str]:
         lines = []
@@ -655,12 +661,14 @@ class _Run:
 
     def outside_lines(self) -> list[str]:
         """Operations that are neither rotations nor Cliffords, and what each costs a row."""
+        before = len(self.whole.operations) - len(self.circuit.operations)
         whole = [
             operation
-            for operation in self.circuit.operations
+            for number, operation in enumerate(self.circuit.operations, before)
             if any(
                 isinstance(part, gates.Dense | gates.Diagonal)
-                for part in gates.decompose(operation)
+                and (number, place) not in self.program.pruned
+                for place, part in enumerate(gates.decompose(operation))
             )
         ]
         if not whole:

@@ -13,6 +13,7 @@ bit n - 1 - q: the operator i^popcount(x & z) X^x Z^z.
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -26,6 +27,8 @@ from qdp import gates, memory
 from qdp.circuit import Circuit, HermitianTerm, Observable, PauliTerm, ProjectorTerm
 from qdp.gates import Angle, Operation
 
+# A primitive: the number of the operation in the circuit, and of the primitive in the operation.
+Place = tuple[int, int]
 StepKind = Literal["rotations", "diagonal", "dense", "permutation", "table"]
 
 # Observables with more words than this are measured behind the applied frame, where all words of
@@ -106,6 +109,7 @@ class Program:
     groups: tuple[Group, ...]
     phases: tuple[Angle, ...]  # global phase: the sum of these angles
     outside: tuple[str, ...]  # operations that are no rotations or Cliffords, as text
+    pruned: frozenset[Place]  # primitives left out, since they can't matter to the observables
     _by_angle: dict[tuple[int, int], tuple[int, ...]] = field(repr=False, compare=False)
 
     @property
@@ -268,12 +272,89 @@ def _frame_runs(
     return runs
 
 
+# Pruning
+
+
+class _Span:
+    """Pauli words without their phases, and all products of them."""
+
+    def __init__(self) -> None:
+        # By the place of the highest set bit of x, then of z: at most 2n words.
+        self.basis: dict[tuple[int, int], tuple[int, int]] = {}
+
+    def add(self, x: int, z: int) -> None:
+        while x or z:
+            place = (x.bit_length(), 0 if x else z.bit_length())
+            if place not in self.basis:
+                self.basis[place] = (x, z)
+                return
+            x, z = x ^ self.basis[place][0], z ^ self.basis[place][1]
+
+    def commutes(self, x: int, z: int) -> bool:
+        """Whether the word commutes with every word of the span."""
+        return all(
+            ((x & other_z).bit_count() + (z & other_x).bit_count()) % 2 == 0
+            for other_x, other_z in self.basis.values()
+        )
+
+    def pulled_back(self, frame: _Frame) -> _Span:
+        """The span of C^dagger P C for the frame's C."""
+        result = _Span()
+        for x, z in self.basis.values():
+            image_x = image_z = 0
+            for wire in range(frame.n_qubits):
+                bit = 1 << (frame.n_qubits - 1 - wire)
+                for image in (frame.x[wire],) * bool(x & bit) + (frame.z[wire],) * bool(z & bit):
+                    image_x, image_z = image_x ^ image.x, image_z ^ image.z
+            result.add(image_x, image_z)
+        return result
+
+
+def _without_effect(builder: _Builder, observables: Sequence[Observable]) -> frozenset[Place]:
+    """Return the primitives that commute with all that follows, themselves left out, and is read.
+
+    Such a U drops out of U^dagger O U. "All that follows" is kept as a span of words: what
+    commutes with the words of a rotation, a matrix or an observable commutes with it.
+    """
+    needed = _Span()
+    for observable in observables:
+        for component in observable.components:
+            letters = (
+                [component.paulis]
+                if isinstance(component, PauliTerm)
+                else _generators(component.wires, isinstance(component, HermitianTerm))
+            )
+            for word in map(builder.frame.pull_back, letters):
+                needed.add(word.x, word.z)
+    found: set[Place] = set()
+    for event in reversed(builder.history):
+        if isinstance(event, _Frame):
+            needed = needed.pulled_back(event)
+            continue
+        place, words = event
+        if all(needed.commutes(word.x, word.z) for word in words):
+            found.add(place)
+        else:
+            for word in words:
+                needed.add(word.x, word.z)
+    return frozenset(found)
+
+
+def _generators(wires: Sequence[int], with_x: bool) -> list[tuple[tuple[int, str], ...]]:
+    """Words whose products span all matrices on ``wires``, or, without X, all diagonal ones."""
+    return [((wire, letter),) for wire in wires for letter in ("ZX" if with_x else "Z")]
+
+
 # Building
 
 
 class _Builder:
-    def __init__(self, circuit: Circuit) -> None:
+    def __init__(self, circuit: Circuit, skip: frozenset[Place] = frozenset()) -> None:
         self.circuit = circuit
+        self.skip = skip
+        # In the order of the circuit: primitives that are no Cliffords with words that generate
+        # them, behind the pending frame, and each frame as it was applied.
+        self.history: list[tuple[Place, list[_Word]] | _Frame] = []
         self.n_qubits = circuit.n_qubits
         # Between two looks at its scale, a state in tangent form grows by up to sqrt(2) a rotation.
         self.most_rotations = 2 * circuit.n_qubits + 8
@@ -288,22 +369,23 @@ class _Builder:
 
     def add_operations(self) -> None:
         for number, operation in enumerate(self.circuit.operations):
-            for primitive in _slotted(operation):
+            for part, primitive in enumerate(_slotted(operation)):
+                place = (number, part)
+                if place in self.skip:
+                    continue
                 match primitive:
                     case gates.Clifford():
                         self.frame.append(primitive)
                     case gates.Rotation(word, wires, angle):
-                        self.add_rotation(
-                            self.frame.pull_back(zip(wires, word, strict=True)),
-                            angle,
-                            operation,
-                            number,
-                        )
+                        pulled = self.frame.pull_back(zip(wires, word, strict=True))
+                        self.history.append((place, [pulled]))
+                        self.add_rotation(pulled, angle, operation, number)
                     case gates.Phase(angle):
                         self.phases.append(_composed(angle, operation))
                     case gates.Dense():
                         self.outside.append(str(operation)[:60])
                         self.apply_frame()
+                        self.remember(place, primitive.wires, primitive.controls)
                         self.denses.append(
                             DenseStep(
                                 np.ascontiguousarray(primitive.matrix, dtype=np.complex128),
@@ -321,12 +403,18 @@ class _Builder:
                     case gates.Diagonal(values, wires):
                         self.outside.append(str(operation)[:60])
                         self.apply_frame()
+                        self.remember(place, (), wires)
                         index = np.zeros(1 << self.n_qubits, dtype=np.int64)
                         address = np.arange(1 << self.n_qubits)
                         for wire in wires:
                             index = index << 1 | (address >> self.bit(wire) & 1)
                         self.tables.append(np.asarray(values, dtype=np.complex128)[index])
                         self.steps.append(("table", [], len(self.tables) - 1))
+
+    def remember(self, place: Place, wires: Sequence[int], diagonal: Sequence[int]) -> None:
+        """Note a matrix on ``wires``, diagonal on others, behind an empty frame."""
+        letters = _generators(wires, True) + _generators(diagonal, False)
+        self.history.append((place, [self.frame.pull_back(one) for one in letters]))
 
     def bit(self, wire: int) -> int:
         return self.n_qubits - 1 - wire
@@ -351,8 +439,7 @@ class _Builder:
         for step_kind, members, _ in reversed(self.steps):
             if step_kind not in ("rotations", "diagonal"):
                 break
-            others = (self.rotations[member] for member in members)
-            if not all(_commute(rotation, other.x, other.z) for other in others):
+            if not all(self.commute(rotation, self.rotations[m]) for m in members):
                 break
             if step_kind == kind and (kind == "diagonal" or len(members) < self.most_rotations):
                 chosen = members
@@ -360,6 +447,10 @@ class _Builder:
             self.steps.append((kind, [index], 0))
         else:
             chosen.append(index)
+
+    @staticmethod
+    def commute(a: PauliRotation, b: PauliRotation) -> bool:
+        return ((a.x & b.z).bit_count() + (a.z & b.x).bit_count()) % 2 == 0
 
     def apply_frame(self) -> None:
         """Turn the pending Cliffords into steps: permutations, and rotations for Hadamards."""
@@ -372,6 +463,7 @@ class _Builder:
             for wire in hadamards:
                 bit = 1 << self.bit(wire)
                 self.add_rotation(_Word(bit, bit, 1), gates.constant(np.pi / 2), None, -1)
+        self.history.append(copy.copy(self.frame))
         self.frame.clear()
 
     def measure(self, observables: Sequence[Observable]) -> tuple[Group, ...]:
@@ -389,40 +481,6 @@ class _Builder:
                 np.add.at(c, where, np.concatenate([c for _, c in parts]))
                 groups.append(Group(number, x, z.astype(np.uint32), c))
         return tuple(groups)
-
-    def prune(self, groups: Sequence[Group]) -> None:
-        """Leave out the rotations that commute with all that is kept behind them.
-
-        From the end, a rotation that commutes with the observables' words and with the rotations
-        kept behind it cancels in U^dagger O U: those outside the light cone, diagonals before a
-        Z observable. What is no rotation is taken to commute with nothing.
-        """
-        words = {(group.x, int(z)) for group in groups for z in group.z}
-        kept: list[int] = []
-        steps: list[tuple[StepKind, list[int], int]] = []
-        for number in reversed(range(len(self.steps))):
-            kind, members, item = self.steps[number]
-            if kind not in ("rotations", "diagonal"):
-                before = [index for _, some, _ in self.steps[:number] for index in some]
-                kept += before
-                steps += reversed(self.steps[: number + 1])
-                break
-            # Members of a step commute, so none keeps another.
-            needed = [
-                index
-                for index in members
-                if not all(_commute(self.rotations[index], x, z) for x, z in words)
-            ]
-            words |= {(self.rotations[index].x, self.rotations[index].z) for index in needed}
-            kept += needed
-            if needed:
-                steps.append((kind, needed, item))
-        place = {index: number for number, index in enumerate(sorted(kept))}
-        self.rotations = [self.rotations[index] for index in sorted(kept)]
-        self.steps = [
-            (kind, [place[index] for index in members], item)
-            for kind, members, item in reversed(steps)
-        ]
 
     def cheap_in_frame(self, observable: Observable) -> bool:
         for component in observable.components:
@@ -497,10 +555,6 @@ class _Builder:
                 yield word.x, np.array([word.z], np.uint32), np.array([factor], np.complex128)
 
 
-def _commute(rotation: PauliRotation, x: int, z: int) -> bool:
-    return ((rotation.x & z).bit_count() + (rotation.z & x).bit_count()) % 2 == 0
-
-
 def _composed(angle: Angle, operation: Operation) -> Angle:
     """Put an operation's own angle into an affine function of that slot."""
     if angle.kind == "constant":
@@ -536,15 +590,19 @@ def compile_program(
     """Return the normal form of ``circuit`` with ``observables`` pulled back through its frame.
 
     ``apply_frame`` ends the program with the frame itself, for states and probabilities. ``prune``
-    leaves out rotations that change no value of the observables.
+    leaves out rotations and matrices that change no value of the observables: for values and
+    derivatives only, not for states.
     """
     builder = _Builder(circuit)
     builder.add_operations()
     if apply_frame:
         builder.apply_frame()
     groups = builder.measure(observables)
-    if prune:
-        builder.prune(groups)
+    pruned = _without_effect(builder, observables) if prune else frozenset()
+    if pruned:
+        builder = _Builder(circuit, pruned)
+        builder.add_operations()
+        groups = builder.measure(observables)
     by_angle: dict[tuple[int, int], list[int]] = {}
     for index, rotation in enumerate(builder.rotations):
         if rotation.slot >= 0:
@@ -562,5 +620,6 @@ def compile_program(
         groups=groups,
         phases=tuple(builder.phases),
         outside=tuple(builder.outside),
+        pruned=pruned,
         _by_angle={key: tuple(value) for key, value in by_angle.items()},
     )

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 import time
 from collections.abc import Callable
@@ -24,6 +25,14 @@ def qdp_observable(terms: tuple[Term, ...]) -> Any:
         term = coefficient * qdp.Observable(f"1.0 {letters}")
         total = term if total is None else total + term
     return total
+
+
+@functools.cache
+def ladder_problem(n_qubits: int, n_layers: int, terms: tuple[Term, ...]) -> tuple[Any, Any]:
+    """Return the circuit and the observable, built once as a training loop would."""
+    import qdp
+
+    return qdp.ansatz.ry_rz_ladder(n_qubits, n_layers), qdp_observable(terms)
 
 
 def qdp_gradients(
@@ -56,8 +65,7 @@ def qdp_gradients(
             synchronize()
         return time.perf_counter()
 
-    circuit = qdp.ansatz.ry_rz_ladder(n_qubits, n_layers)
-    observable = qdp_observable(terms)
+    circuit, observable = ladder_problem(n_qubits, n_layers, terms)
     options: dict[str, Any] = {"method": method, "backend": backend, "precision": precision}
     options["prune"] = prune
     start = clock()
