@@ -479,9 +479,12 @@ def encode(
         given = "single" if target.dtype == np.complex64 else "double"
         if precision not in (None, given):
             raise ValueError(f"precision: expected {given!r}, that of out, got {precision!r}")
-    fill = engine.amplitude_fill(chosen.normalize) if isinstance(chosen, Amplitude) else None
     states = chosen.encode(
-        features, n_qubits, precision=precision or "double", out=target, fill=fill
+        features,
+        n_qubits,
+        precision=precision or "double",
+        out=target,
+        fill=engine.encoder(chosen),
     )
     if bit_order == "little":
         encodings.to_little_endian(states)

@@ -9,7 +9,7 @@ O = observables, 2**n = amplitudes.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qdp.circuit import Circuit, Observable
+from qdp.encodings import Encoding, Fill
 
 Precision = Literal["double", "single"]
 Array = NDArray[np.generic]
@@ -77,8 +78,8 @@ class Backend(ABC):
 
     name: str
 
-    def amplitude_fill(self, normalize: bool) -> Callable[[Array, Array], None] | None:
-        """Return this backend's loop from checked features to states, or None for NumPy's."""
+    def encoder(self, encoding: Encoding) -> Fill | None:
+        """Return this backend's loop from features to states, or None for NumPy's."""
         return None
 
     @abstractmethod

@@ -12,7 +12,13 @@ import numpy as np
 
 from qdp import arrays
 from qdp.arrays import Array
-from qdp.encodings.base import Encoding, require_normalised, require_qubit_count
+from qdp.encodings.base import (
+    Encoding,
+    Fill,
+    norm_tolerance,
+    require_normalised,
+    require_qubit_count,
+)
 from qdp.encodings.rotations import (
     IQP,
     IQPZ,
@@ -34,6 +40,7 @@ __all__ = [
     "Angle",
     "Basis",
     "Encoding",
+    "Fill",
     "GateEncoding",
     "IQPEmbedding",
     "Phase",
@@ -42,6 +49,7 @@ __all__ = [
     "ProductPhases",
     "ZZFeatureMap",
     "from_name",
+    "norm_tolerance",
     "require_normalised",
     "require_qubit_count",
     "to_little_endian",
