@@ -1,71 +1,283 @@
 // SPDX-License-Identifier: Apache-2.0
-// Amplitude encoding of whole rows into memory.
+// Encoding of whole rows into memory: each row is worked out in the cache and written once.
+//
+// Letters: T what states are made of, n = 2^n_qubits amplitudes are `size`, L the low qubits of a
+// product (the last ones), H the high ones.
 #include <algorithm>
+#include <atomic>
 #include <cmath>
+#include <complex>
 #include <cstring>
+#include <memory>
+#include <vector>
 
 #include "engine.hpp"
+#include "isa.hpp"
 #include "pool.hpp"
+#ifdef __SSE2__
+#include <emmintrin.h>
+#endif
 
 namespace qdp {
 namespace {
 
+using Complex = std::complex<double>;
+
+// Numbers of a segment that is worked out in the first-level cache before it is written.
+constexpr int64_t kSegment = 1024;
+// Output beyond this many bytes doesn't stay in the caches: written past them, which saves reading
+// every line before it is overwritten.
+constexpr int64_t kPastCaches = int64_t(1) << 24;
+
+void write_past_caches(const void* source, void* target, int64_t bytes) {
+#ifdef __SSE2__
+  if (reinterpret_cast<uintptr_t>(target) % 16 == 0) {
+    const char* from = static_cast<const char*>(source);
+    char* to = static_cast<char*>(target);
+    int64_t i = 0;
+    for (; i + 16 <= bytes; i += 16) {
+      _mm_stream_si128(reinterpret_cast<__m128i*>(to + i),
+                       _mm_loadu_si128(reinterpret_cast<const __m128i*>(from + i)));
+    }
+    std::memcpy(to + i, from + i, size_t(bytes - i));
+    return;
+  }
+#endif
+  std::memcpy(target, source, size_t(bytes));
+}
+
+void finish_writing() {
+#ifdef __SSE2__
+  _mm_sfence();
+#endif
+}
+
+// Calls encode(row, out, stream) for all rows, on all threads; `stream` says how to write.
+template <class T, class Encode>
+void for_rows(int64_t rows, int64_t size, T* states, const Encode& encode) {
+  const int64_t chunk = std::max<int64_t>(1, (int64_t(1) << 16) / size);
+  const bool stream = rows * size * 2 * int64_t(sizeof(T)) > kPastCaches;
+  run_parts(int((rows + chunk - 1) / chunk), thread_count(), [&](int part, int worker) {
+    for (int64_t row = part * chunk; row < std::min(rows, (part + 1) * chunk); ++row)
+      encode(row, worker, states + row * 2 * size, stream);
+    if (stream) finish_writing();
+  });
+}
+
+// Writes n numbers at `out` through make(begin, count, target), a segment at a time.
+template <class T, class Make>
+void write_segments(int64_t n, bool stream, T* out, const Make& make) {
+  if (!stream) return make(0, n, out);
+  alignas(64) T segment[kSegment];
+  for (int64_t i = 0; i < n; i += kSegment) {
+    const int64_t count = std::min(kSegment, n - i);
+    make(i, count, segment);
+    write_past_caches(segment, out + i, count * int64_t(sizeof(T)));
+  }
+}
+
+// The factors that make a row normal: two, since one alone might overflow. False: there are none.
+template <class S>
+bool row_scale(const S* in, int64_t n, double* factor, double* before) {
+  double sum = isa().template kernels<S>().tables[0].squares(in, n);
+  *before = 1;
+  if (!(sum > 1e-280 && sum < 1e280)) {  // squares out of range: scale by a power of two first
+    double largest = 0;
+    for (int64_t k = 0; k < n; ++k) {
+      if (!std::isfinite(in[k])) return false;
+      largest = std::max(largest, std::abs(double(in[k])));
+    }
+    if (largest == 0) return false;
+    int exponent;
+    std::frexp(largest, &exponent);
+    *before = std::ldexp(1.0, -std::clamp(exponent, -1000, 1000));
+    sum = 0;
+    for (int64_t k = 0; k < n; ++k) {
+      const double x = double(in[k]) * *before;
+      sum += x * x;
+    }
+  }
+  *factor = 1 / std::sqrt(sum);
+  return true;
+}
+
 template <class T, class S>
-void encode_row(const S* in, bool complex_, int64_t columns, int64_t size, bool normalize, T* out) {
+bool encode_row(const S* in, bool complex_, int64_t columns, int64_t size, bool normalize,
+                double tolerance, bool stream, T* out) {
   const int64_t n = complex_ ? 2 * columns : columns;
   double factor = 1, before = 1;
   if (normalize) {
-    double sum = 0;
-    for (int64_t k = 0; k < n; ++k) sum += double(in[k]) * double(in[k]);
-    if (!(sum > 1e-280 && sum < 1e280)) {  // squares out of range: scale by a power of two first
-      double largest = 0;
-      for (int64_t k = 0; k < n; ++k) largest = std::max(largest, std::abs(double(in[k])));
-      int exponent;
-      std::frexp(largest, &exponent);
-      before = std::ldexp(1.0, -std::clamp(exponent, -1000, 1000));
-      sum = 0;
-      for (int64_t k = 0; k < n; ++k) {
-        const double x = double(in[k]) * before;
-        sum += x * x;
+    if (!row_scale(in, n, &factor, &before)) return false;
+  } else {
+    const double sum = isa().template kernels<S>().tables[0].squares(in, n);
+    if (!(std::abs(std::sqrt(sum) - 1) < tolerance)) return false;
+  }
+  write_segments(2 * columns, stream, out, [&](int64_t begin, int64_t count, T* target) {
+    if (before != 1) {
+      for (int64_t k = 0; k < count; ++k) {
+        const int64_t place = begin + k;
+        const bool zero = !complex_ && place % 2;
+        target[k] = zero ? T(0) : T(double(in[complex_ ? place : place / 2]) * before * factor);
+      }
+    } else if (complex_) {
+      for (int64_t k = 0; k < count; ++k) target[k] = T(double(in[begin + k]) * factor);
+    } else {
+      const S* from = in + begin / 2;
+      for (int64_t k = 0; k < count / 2; ++k) {
+        target[2 * k] = T(double(from[k]) * factor);
+        target[2 * k + 1] = 0;
       }
     }
-    factor = 1 / std::sqrt(sum);
-  }
-  if (complex_) {
-    for (int64_t k = 0; k < n; ++k) out[k] = T(double(in[k]) * before * factor);
-  } else {
-    for (int64_t k = 0; k < n; ++k) {
-      out[2 * k] = T(double(in[k]) * before * factor);
-      out[2 * k + 1] = 0;
+  });
+  std::memset(out + 2 * columns, 0, size_t(2 * (size - columns)) * sizeof(T));
+  return true;
+}
+
+// The product of n_qubits factors [n_qubits][2], 2^n_qubits numbers, by doubling from the last on.
+void product_table(const Complex* factors, int n_qubits, Complex* table) {
+  table[0] = 1;
+  int64_t m = 1;
+  for (int q = n_qubits - 1; q >= 0; --q, m *= 2) {
+    const Complex zero = factors[2 * q], one = factors[2 * q + 1];
+    for (int64_t i = 0; i < m; ++i) {
+      const double re = table[i].real(), im = table[i].imag();
+      table[m + i] = {re * one.real() - im * one.imag(), re * one.imag() + im * one.real()};
+      table[i] = {re * zero.real() - im * zero.imag(), re * zero.imag() + im * zero.real()};
     }
   }
-  std::memset(out + 2 * columns, 0, size_t(2 * (size - columns)) * sizeof(T));
 }
 
 }  // namespace
 
 template <class T>
-void encode_amplitude(const void* features, Element element, int64_t rows, int64_t columns,
-                      int n_qubits, bool normalize, T* states) {
+int64_t encode_amplitude(const void* features, Element element, int64_t rows, int64_t columns,
+                         int n_qubits, bool normalize, double tolerance, T* states) {
   const int64_t size = int64_t(1) << n_qubits;
   const bool complex_ = element == Element::complex64 || element == Element::complex128;
   const bool wide = element == Element::float64 || element == Element::complex128;
   const int64_t numbers = columns * (complex_ ? 2 : 1);
-  const int64_t chunk = std::max<int64_t>(1, (int64_t(1) << 16) / size);
-  run_parts(int((rows + chunk - 1) / chunk), thread_count(), [&](int part, int) {
-    for (int64_t row = part * chunk; row < std::min(rows, (part + 1) * chunk); ++row) {
-      T* out = states + row * 2 * size;
-      if (wide) {
-        encode_row(static_cast<const double*>(features) + row * numbers, complex_, columns, size,
-                   normalize, out);
-      } else {
-        encode_row(static_cast<const float*>(features) + row * numbers, complex_, columns, size,
-                   normalize, out);
-      }
+  std::atomic<int64_t> first_bad{rows};
+  for_rows(rows, size, states, [&](int64_t row, int, T* out, bool stream) {
+    const bool good =
+        wide ? encode_row(static_cast<const double*>(features) + row * numbers, complex_, columns,
+                          size, normalize, tolerance, stream, out)
+             : encode_row(static_cast<const float*>(features) + row * numbers, complex_, columns,
+                          size, normalize, tolerance, stream, out);
+    if (good) return;
+    int64_t known = first_bad;
+    while (row < known && !first_bad.compare_exchange_weak(known, row)) {
+    }
+  });
+  return first_bad == rows ? -1 : int64_t(first_bad);
+}
+
+template <class T>
+void encode_product(const double* factors, int64_t rows, int n_qubits, T* states) {
+  const int n_low = std::min(n_qubits, 8), n_high = n_qubits - n_low;
+  const int64_t low = int64_t(1) << n_low, high = int64_t(1) << n_high;
+  const auto combine = isa().kernels<T>().tables[0].combine;
+  struct Tables {
+    std::vector<Complex> low, high;
+    std::vector<T> plain, turned;  // the low table, and i times it
+  };
+  std::vector<Tables> of_worker(thread_count());
+  for_rows(rows, low * high, states, [&](int64_t row, int worker, T* out, bool stream) {
+    Tables& t = of_worker[worker];
+    if (t.low.empty()) {
+      t.low.resize(low);
+      t.high.resize(high);
+      t.plain.resize(2 * low);
+      t.turned.resize(2 * low);
+    }
+    const Complex* own = reinterpret_cast<const Complex*>(factors) + row * 2 * n_qubits;
+    product_table(own + 2 * n_high, n_low, t.low.data());
+    product_table(own, n_high, t.high.data());
+    for (int64_t i = 0; i < low; ++i) {
+      t.plain[2 * i] = t.turned[2 * i + 1] = T(t.low[i].real());
+      t.plain[2 * i + 1] = T(t.low[i].imag());
+      t.turned[2 * i] = -t.plain[2 * i + 1];
+    }
+    for (int64_t h = 0; h < high; ++h) {
+      const T re = T(t.high[h].real()), im = T(t.high[h].imag());
+      write_segments(2 * low, stream, out + h * 2 * low,
+                     [&](int64_t begin, int64_t count, T* target) {
+                       combine(t.plain.data() + begin, t.turned.data() + begin, re, im, count,
+                               target);
+                     });
     }
   });
 }
-template void encode_amplitude(const void*, Element, int64_t, int64_t, int, bool, float*);
-template void encode_amplitude(const void*, Element, int64_t, int64_t, int, bool, double*);
+
+template <class T>
+void encode_phases(const double* coefficients, int64_t rows, int n_qubits, int repeats, bool closes,
+                   T* states) {
+  const int64_t size = int64_t(1) << n_qubits;
+  const int64_t n_coefficients = 1 + n_qubits + int64_t(n_qubits) * (n_qubits - 1) / 2;
+  const KernelTable<T>& kernels = isa().kernels<T>().tables[0];
+  // Every Hadamard on all qubits brings a factor 2^(-n/2); the table D takes one in each round.
+  const double scale = std::exp2(-0.5 * n_qubits);
+  std::vector<std::vector<double>> of_worker(thread_count());
+  for_rows(rows, size, states, [&](int64_t row, int worker, T* out, bool stream) {
+    std::vector<double>& memory = of_worker[worker];
+    if (memory.empty()) memory.resize((repeats > 1 ? 6 : 3) * size);
+    double *d_re = memory.data(), *d_im = d_re + size;
+    double *p_re = d_im + size, *p_im = p_re + size / 2;
+    const double* own = coefficients + row * n_coefficients;
+    const double *linear = own + 1, *pairs = linear + n_qubits;
+    d_re[0] = scale * std::cos(own[0]);
+    d_im[0] = scale * std::sin(own[0]);
+    // D doubles with each qubit: where its bit is set, D gains the product P of the phases that this
+    // bit has by itself and with the bits below it.
+    int64_t m = 1;
+    for (int q = n_qubits - 1; q >= 0; --q, m *= 2) {
+      const double* pair = pairs + int64_t(q) * (2 * n_qubits - q - 1) / 2 - q - 1;  // [later qubit]
+      p_re[0] = std::cos(linear[q]);
+      p_im[0] = std::sin(linear[q]);
+      int64_t k = 1;
+      for (int later = n_qubits - 1; later > q; --later, k *= 2) {
+        const double c = std::cos(pair[later]), s = std::sin(pair[later]);
+        kernels.multiply_tables(p_re, p_im, &c, &s, 0, k, p_re + k, p_im + k);
+      }
+      kernels.multiply_tables(d_re, d_im, p_re, p_im, 1, m, d_re + m, d_im + m);
+    }
+    double *re = d_re, *im = d_im;
+    for (int round = 1; round < repeats; ++round) {
+      // P is no longer needed: its place and more hold the state beside D.
+      double *next_re = p_re, *next_im = p_re + size;
+      double *other_re = next_im + size, *other_im = other_re + size;
+      std::copy(re, re + size, other_re);
+      std::copy(im, im + size, other_im);
+      kernels.walsh(other_re, n_qubits);
+      kernels.walsh(other_im, n_qubits);
+      kernels.multiply_tables(other_re, other_im, d_re, d_im, 1, size, next_re, next_im);
+      re = next_re;
+      im = next_im;
+    }
+    if (closes) {
+      kernels.walsh(re, n_qubits);
+      kernels.walsh(im, n_qubits);
+    }
+    write_segments(2 * size, stream, out, [&](int64_t begin, int64_t count, T* target) {
+      kernels.interleave(re + begin / 2, im + begin / 2, closes ? scale : 1.0, count / 2, target);
+    });
+  });
+}
+
+template <class T>
+void encode_basis(const int64_t* indices, int64_t rows, int n_qubits, T* states) {
+  const int64_t size = int64_t(1) << n_qubits;
+  for_rows(rows, size, states, [&](int64_t row, int, T* out, bool) {
+    std::memset(out, 0, size_t(2 * size) * sizeof(T));
+    out[2 * indices[row]] = 1;
+  });
+}
+
+#define QDP_INSTANTIATE(T)                                                                        \
+  template int64_t encode_amplitude(const void*, Element, int64_t, int64_t, int, bool, double, T*); \
+  template void encode_product(const double*, int64_t, int, T*);                                  \
+  template void encode_phases(const double*, int64_t, int, int, bool, T*);                        \
+  template void encode_basis(const int64_t*, int64_t, int, T*);
+QDP_INSTANTIATE(float)
+QDP_INSTANTIATE(double)
 
 }  // namespace qdp

@@ -56,10 +56,26 @@ struct Request {
 template <class T>
 void run(const Program& program, const Request<T>& request);
 
-// Amplitude encoding: rows of real or complex features to normalised states [N][2^n] complex.
+// Rows of real or complex features to states [N][2^n] complex. Returns the first row whose norm is
+// zero or not finite, or, without `normalize`, not 1 to within `tolerance`; -1 if there is none. The
+// state of such a row means nothing.
 template <class T>
-void encode_amplitude(const void* features, Element element, int64_t rows, int64_t columns,
-                      int n_qubits, bool normalize, T* states);
+int64_t encode_amplitude(const void* features, Element element, int64_t rows, int64_t columns,
+                         int n_qubits, bool normalize, double tolerance, T* states);
+
+// States of single qubits, [N][n][2] complex, qubit 0 first, to their product [N][2^n] complex.
+template <class T>
+void encode_product(const double* factors, int64_t rows, int n_qubits, T* states);
+
+// `repeats` rounds of Hadamards on |0> and the phase c + sum l_j b_j + sum_{i<j} q_ij b_i b_j, and
+// Hadamards once more if `closes`. Coefficients are [N][1 + n + n(n-1)/2]: c, l_0 .., q_01, q_02 ..
+template <class T>
+void encode_phases(const double* coefficients, int64_t rows, int n_qubits, int repeats, bool closes,
+                   T* states);
+
+// Indices of basis states, [N], each below 2^n.
+template <class T>
+void encode_basis(const int64_t* indices, int64_t rows, int n_qubits, T* states);
 
 // The sum of squares of each row of [rows][columns], in double precision; NaN or infinite if a
 // number in it is, or if the squares overflow. A row's sum depends on nothing but the row.

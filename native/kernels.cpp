@@ -1002,9 +1002,56 @@ struct Kernels {
     }
   }
 
+  // Lines of doubles at any address, whatever T is.
+  template <class U>
+  struct Line {
+    typedef U Type __attribute__((vector_size(BYTES)));
+  };
+  typedef typename Line<double>::Type D;
+  typedef typename Line<int64_t>::Type DIndex;
+  static constexpr int kDoubles = BYTES / 8;
+  INLINE D load_doubles(const double* p) {
+    D line;
+    __builtin_memcpy(&line, p, BYTES);
+    return line;
+  }
+  INLINE void store_doubles(double* p, D line) { __builtin_memcpy(p, &line, BYTES); }
+
   static void walsh(double* values, int bits) {
-    for (int b = 0; b < bits; ++b) {
-      const int64_t h = int64_t(1) << b, n = int64_t(1) << bits;
+    const int64_t n = int64_t(1) << bits;
+    int b = 0;
+    if (n >= kDoubles) {  // the bits within a line
+      for (int64_t i = 0; i < n; i += kDoubles) {
+        D line = load_doubles(values + i);
+        UNROLL for (int h = 1; h < kDoubles; h *= 2) {
+          DIndex partner;
+          D sign;
+          for (int j = 0; j < kDoubles; ++j) {
+            partner[j] = j ^ h;
+            sign[j] = j & h ? -1.0 : 1.0;
+          }
+          line = sign * line + __builtin_shuffle(line, partner);
+        }
+        store_doubles(values + i, line);
+      }
+      while ((1 << b) < kDoubles) ++b;
+    }
+    for (; b + 1 < bits && (1 << b) >= kDoubles; b += 2) {  // two bits a pass
+      const int64_t h = int64_t(1) << b;
+      for (int64_t i = 0; i < n; i += 4 * h) {
+        for (int64_t j = i; j < i + h; j += kDoubles) {
+          const D p = load_doubles(values + j), q = load_doubles(values + j + h);
+          const D r = load_doubles(values + j + 2 * h), s = load_doubles(values + j + 3 * h);
+          const D sum = p + q, difference = p - q, sum_2 = r + s, difference_2 = r - s;
+          store_doubles(values + j, sum + sum_2);
+          store_doubles(values + j + h, difference + difference_2);
+          store_doubles(values + j + 2 * h, sum - sum_2);
+          store_doubles(values + j + 3 * h, difference - difference_2);
+        }
+      }
+    }
+    for (; b < bits; ++b) {
+      const int64_t h = int64_t(1) << b;
       for (int64_t i = 0; i < n; i += 2 * h) {
         double* low = values + i;
         double* high = values + i + h;
@@ -1015,6 +1062,52 @@ struct Kernels {
         }
       }
     }
+  }
+
+  // ---- encodings --------------------------------------------------------------------------------
+
+  static void combine(const T* __restrict a, const T* __restrict b, T c, T d, int64_t n,
+                      T* __restrict out) {
+    for (int64_t i = 0; i < n; ++i) out[i] = c * a[i] + d * b[i];
+  }
+
+  static void multiply_tables(const double* __restrict a_re, const double* __restrict a_im,
+                              const double* b_re, const double* b_im, int64_t step, int64_t n,
+                              double* __restrict re, double* __restrict im) {
+    if (step == 0) {
+      const double c = *b_re, s = *b_im;
+      for (int64_t i = 0; i < n; ++i) {
+        re[i] = a_re[i] * c - a_im[i] * s;
+        im[i] = a_re[i] * s + a_im[i] * c;
+      }
+      return;
+    }
+    const double* __restrict c = b_re;
+    const double* __restrict s = b_im;
+    for (int64_t i = 0; i < n; ++i) {
+      re[i] = a_re[i] * c[i] - a_im[i] * s[i];
+      im[i] = a_re[i] * s[i] + a_im[i] * c[i];
+    }
+  }
+
+  static void interleave(const double* __restrict re, const double* __restrict im, double factor,
+                         int64_t n, T* __restrict out) {
+    for (int64_t i = 0; i < n; ++i) {
+      out[2 * i] = T(re[i] * factor);
+      out[2 * i + 1] = T(im[i] * factor);
+    }
+  }
+
+  static double squares(const T* values, int64_t n) {
+    double sums[16] = {};
+    int64_t i = 0;
+    for (; i + 16 <= n; i += 16) {
+      UNROLL for (int j = 0; j < 16; ++j) sums[j] += double(values[i + j]) * double(values[i + j]);
+    }
+    double sum = 0;
+    for (; i < n; ++i) sum += double(values[i]) * double(values[i]);
+    for (int j = 0; j < 16; ++j) sum += sums[j];
+    return sum;
   }
 
   // ---- rows and lines ---------------------------------------------------------------------------
@@ -1159,7 +1252,7 @@ struct Kernels {
   static constexpr KernelTable<T> table() {
     return {W,      sweep,           sweep_gradient, diagonal, diagonal_gradient, diagonal_totals,
             observable, measure, lane_sweep, lane_gradient, rotate, rotate_gradient, sincos, walsh, load, store, dense,
-            multiply_add, triad};
+            multiply_add, triad, combine, multiply_tables, interleave, squares};
   }
 };
 

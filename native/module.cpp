@@ -200,26 +200,62 @@ void define_run(nb::module_& m, const char* name) {
         "shifts"_a = std::vector<qdp::ShiftedAngles>(), "shifted_values"_a.none().noconvert() = nb::none());
 }
 
-void encode_amplitude(const Given& features, int n_qubits, bool normalize, const Any& states) {
-  require(features.ndim() == 2 && states.ndim() == 2 && features.shape(0) == states.shape(0),
-          "expected (rows, features) and (rows, 2**n)");
-  require(n_qubits >= 1 && n_qubits <= 30 && states.shape(1) == size_t(1) << n_qubits &&
-              features.shape(1) <= states.shape(1),
+// Calls encode(states) with the states as pairs of float or double, without the GIL.
+template <class Encode>
+auto with_states(const Any& states, size_t rows, int n_qubits, const Encode& encode) {
+  require(n_qubits >= 1 && n_qubits <= 30 && states.ndim() == 2 && states.shape(0) == rows &&
+              states.shape(1) == size_t(1) << n_qubits,
           "states of the wrong shape");
-  const qdp::Element element = element_of(features);
   const bool single = states.dtype() == nb::dtype<std::complex<float>>();
   require(single || states.dtype() == nb::dtype<std::complex<double>>(),
           "expected complex64 or complex128 states");
-  const int64_t rows = int64_t(features.shape(0)), columns = int64_t(features.shape(1));
   void* out = states.data();
   nb::gil_scoped_release release;
-  if (single) {
-    qdp::encode_amplitude(features.data(), element, rows, columns, n_qubits, normalize,
-                          static_cast<float*>(out));
-  } else {
-    qdp::encode_amplitude(features.data(), element, rows, columns, n_qubits, normalize,
-                          static_cast<double*>(out));
-  }
+  return single ? encode(static_cast<float*>(out)) : encode(static_cast<double*>(out));
+}
+
+int64_t encode_amplitude(const Given& features, int n_qubits, bool normalize, double tolerance,
+                         const Any& states) {
+  require(features.ndim() == 2 && states.ndim() == 2 && features.shape(1) <= states.shape(1),
+          "expected (rows, features) and (rows, 2**n)");
+  const qdp::Element element = element_of(features);
+  const int64_t rows = int64_t(features.shape(0)), columns = int64_t(features.shape(1));
+  return with_states(states, features.shape(0), n_qubits, [&](auto* out) {
+    return qdp::encode_amplitude(features.data(), element, rows, columns, n_qubits, normalize,
+                                 tolerance, out);
+  });
+}
+
+void encode_product(const Given& factors, int n_qubits, const Any& states) {
+  require(factors.ndim() == 3 && factors.shape(1) == size_t(n_qubits) && factors.shape(2) == 2 &&
+              factors.dtype() == nb::dtype<std::complex<double>>(),
+          "expected factors (rows, n, 2) complex128");
+  with_states(states, factors.shape(0), n_qubits, [&](auto* out) {
+    qdp::encode_product(static_cast<const double*>(factors.data()), int64_t(factors.shape(0)),
+                        n_qubits, out);
+  });
+}
+
+void encode_phases(const Given& coefficients, int n_qubits, int repeats, bool closes,
+                   const Any& states) {
+  require(coefficients.ndim() == 2 &&
+              coefficients.shape(1) == size_t(1 + n_qubits + n_qubits * (n_qubits - 1) / 2) &&
+              coefficients.dtype() == nb::dtype<double>(),
+          "expected coefficients (rows, 1 + n + n(n-1)/2) float64");
+  require(repeats >= 1, "expected at least one round");
+  with_states(states, coefficients.shape(0), n_qubits, [&](auto* out) {
+    qdp::encode_phases(static_cast<const double*>(coefficients.data()),
+                       int64_t(coefficients.shape(0)), n_qubits, repeats, closes, out);
+  });
+}
+
+void encode_basis(const Vector<int64_t>& indices, int n_qubits, const Any& states) {
+  for (size_t i = 0; i < indices.shape(0); ++i)
+    require(indices.data()[i] >= 0 && indices.data()[i] >> n_qubits == 0,
+            "basis index out of range");
+  with_states(states, indices.shape(0), n_qubits, [&](auto* out) {
+    qdp::encode_basis(indices.data(), int64_t(indices.shape(0)), n_qubits, out);
+  });
 }
 
 void row_sums_of_squares(const Given& array, const Any& sums) {
@@ -264,8 +300,12 @@ NB_MODULE(_core, m) {
   define_run<double>(m, "run_double");
   define_run<float>(m, "run_single");
   m.def("encode_amplitude", &encode_amplitude, "features"_a, "n_qubits"_a, "normalize"_a,
+        "tolerance"_a, "states"_a.noconvert());
+  m.def("encode_product", &encode_product, "factors"_a, "n_qubits"_a, "states"_a.noconvert());
+  m.def("encode_phases", &encode_phases, "coefficients"_a, "n_qubits"_a, "repeats"_a, "closes"_a,
         "states"_a.noconvert());
   m.def("row_sums_of_squares", &row_sums_of_squares, "array"_a, "sums"_a.noconvert());
+  m.def("encode_basis", &encode_basis, "indices"_a, "n_qubits"_a, "states"_a.noconvert());
   m.def("instruction_sets", &qdp::instruction_sets);
   m.def("instruction_set", [] { return std::string(qdp::isa().name); });
   m.def("set_instruction_set", &qdp::set_instruction_set, "name"_a);

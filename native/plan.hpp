@@ -243,6 +243,13 @@ struct KernelTable {
   double (*multiply_add)(int64_t rounds);
   // a = b + factor c over n lines, to measure how fast memory is
   void (*triad)(const T* b, const T* c, T* a, int64_t n, bool streaming);
+  // out = c a + d b, n numbers each
+  void (*combine)(const T* a, const T* b, T c, T d, int64_t n, T* out);
+  // complex products of n numbers with n others (step 1) or with one (step 0), to another place
+  void (*multiply_tables)(const double* a_re, const double* a_im, const double* b_re,
+                          const double* b_im, int64_t step, int64_t n, double* re, double* im);
+  void (*interleave)(const double* re, const double* im, double factor, int64_t n, T* out);
+  double (*squares)(const T* values, int64_t n);  // their sum
 };
 
 template <class T>

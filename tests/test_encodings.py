@@ -272,6 +272,51 @@ def test_names_fingerprints_and_descriptions():
     assert IQP().state_bytes(5, 3) == 2 * IQP().state_bytes(5, 3, "single") == 5 * 8 * 16
 
 
+# Compiled loops
+
+
+@pytest.mark.parametrize(
+    ("encoding", "n_qubits", "rows"),
+    [
+        (Amplitude(), 10, 1100), (Amplitude(normalize=False), 9, 3), (Angle("Y"), 10, 1100),
+        (Angle("Z"), 9, 3), (Phase(), 12, 300), (IQPZ(), 11, 5), (IQP(), 10, 1100), (IQP(), 4, 7),
+        (IQPEmbedding(n_repeats=2), 9, 5), (ZZFeatureMap(reps=3), 7, 5), (Basis(), 9, 40),
+    ],
+)  # fmt: skip
+def test_compiled_loops_agree_with_numpy(encoding, n_qubits, rows, precision):
+    rng = np.random.default_rng(4)
+    features = rng.uniform(-4, 4, size=(rows, encoding.n_features(n_qubits)))
+    if isinstance(encoding, Basis):
+        features = rng.integers(0, 2**n_qubits, size=rows)
+    elif encoding == Amplitude(normalize=False):
+        features /= np.linalg.norm(features, axis=1, keepdims=True)
+    options = {"n_qubits": n_qubits, "precision": precision}
+    expected = qdp.encode(features, encoding, backend="reference", **options)
+    found = qdp.encode(features, encoding, backend="cpu", **options)
+    assert_close(found, expected, precision)
+    # An address that no line starts at, and features that are a part of something larger.
+    shape = (rows, 2**n_qubits)
+    spare = np.empty(rows * 2**n_qubits + 1, expected.dtype)
+    out = spare[1:].reshape(shape)
+    qdp.encode(np.asfortranarray(features), encoding, out=out, backend="cpu", **options)
+    assert_close(out, expected, precision)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("normalize", [True, False])
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_a_bad_number_is_found_wherever_it_stands(backend, normalize, bad):
+    features = np.full((300, 1024), 1 / 32)
+    features[170, 3] = features[299, 0] = bad
+    with pytest.raises(ValueError, match=rf"got {bad} at row 170, column 3"):
+        qdp.encode(features, Amplitude(normalize=normalize), backend=backend)
+    features[170] = 0
+    wording = "zeros only in row 170" if normalize else "got norm 0 in row 170"
+    features[299, 0] = 1 / 32
+    with pytest.raises(ValueError, match=wording):
+        qdp.encode(features, Amplitude(normalize=normalize), backend=backend)
+
+
 # Phases, from the formulas of the states
 
 

@@ -37,8 +37,9 @@ LAYERS = [
     {"engine"},
     {"loader"},
     {"adapters.torch", "adapters.torch_dataset"},
+    {"compat.mahout"},
 ]
-PACKAGES = {"", "backends", "adapters", "readers"}
+PACKAGES = {"", "backends", "adapters", "readers", "compat"}
 # The engine asks the torch adapter for help, inside functions, once a tensor requires gradients;
 # the planner asks the compiled backend what machine it runs on; the loader makes a torch
 # data set.

@@ -504,9 +504,12 @@ def encode(
         given = "single" if target.dtype == np.complex64 else "double"
         if precision not in (None, given):
             raise ValueError(f"precision: expected {given!r}, that of out, got {precision!r}")
-    fill = engine.amplitude_fill(chosen.normalize) if isinstance(chosen, Amplitude) else None
     states = chosen.encode(
-        features, n_qubits, precision=precision or "double", out=target, fill=fill
+        features,
+        n_qubits,
+        precision=precision or "double",
+        out=target,
+        fill=engine.encoder(chosen),
     )
     if bit_order == "little":
         encodings.to_little_endian(states)
@@ -957,7 +960,7 @@ def _states(
         return rows, rows, array.ndim == 2, check
     features, has_rows = encoding.as_rows(states)
     if isinstance(encoding, Amplitude):
-        shaped = encoding.validate_shape(features, n_qubits)
+        shaped = encoding.validate_for_fill(features, n_qubits)
         if encoding.normalize and _leaves_checks(engine, circuit, len(shaped)):
             check = functools.partial(encoding.validate, shaped, n_qubits)
             return shaped, shaped, has_rows, check

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qdp.circuit import Circuit, Observable
+from qdp.encodings import Encoding, Fill
 
 Precision = Literal["double", "single"]
 Array = NDArray[np.generic]
@@ -86,8 +87,8 @@ class Backend(ABC):
     # Whether rows are looked at while they are loaded, so that the caller need not do so before.
     checks_rows = False
 
-    def amplitude_fill(self, normalize: bool) -> Callable[[Array, Array], None] | None:
-        """Return this backend's loop from checked features to states, or None for NumPy's."""
+    def encoder(self, encoding: Encoding) -> Fill | None:
+        """Return this backend's loop from features to states, or None for NumPy's."""
         return None
 
     @abstractmethod

@@ -6,15 +6,25 @@ Nothing is computed here. Programs are compiled once per circuit structure and k
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
 
-from qdp import _core, memory
+from qdp import _core, arrays, memory
 from qdp.backends.base import AdjointResult, Array, Backend, Batch, Shift
 from qdp.circuit import Circuit, Observable
+from qdp.encodings import (
+    Amplitude,
+    Basis,
+    Encoding,
+    Fill,
+    PhaseEncoding,
+    ProductEncoding,
+    norm_tolerance,
+)
 from qdp.gates import Angle
 from qdp.program import Program, compile_program
 
@@ -72,6 +82,37 @@ def _native_program(
     return program, native
 
 
+def _fill_amplitudes(encoding: Amplitude, features: Array, out: Array) -> bool:
+    tolerance = norm_tolerance(features)
+    n_qubits = _qubits_of(out)
+    wrong = _core.encode_amplitude(features, n_qubits, encoding.normalize, tolerance, out)
+    return bool(wrong < 0)
+
+
+def _fill_products(encoding: ProductEncoding, features: Array, out: Array) -> bool:
+    n_qubits = _qubits_of(out)
+    for part in arrays.row_chunks(len(features), 32 * n_qubits):
+        _core.encode_product(encoding.factors(features[part], n_qubits), n_qubits, out[part])
+    return True
+
+
+def _fill_phases(encoding: PhaseEncoding, features: Array, out: Array) -> bool:
+    n_qubits = _qubits_of(out)
+    for part in arrays.row_chunks(len(features), 8 * (1 + n_qubits * (n_qubits + 1) // 2)):
+        coefficients = encoding.coefficients(features[part], n_qubits)
+        _core.encode_phases(coefficients, n_qubits, encoding.repeats, encoding.closes, out[part])
+    return True
+
+
+def _fill_basis(features: Array, out: Array) -> bool:
+    _core.encode_basis(features, _qubits_of(out), out)
+    return True
+
+
+def _qubits_of(states: Array) -> int:
+    return int(states.shape[1]).bit_length() - 1
+
+
 class CpuBackend(Backend):
     """Runs on the processor, with the widest instruction set it has.
 
@@ -111,14 +152,15 @@ class CpuBackend(Backend):
             batch.recheck()
             self._run(native, replace(batch, recheck=None), **outputs)
 
-    def amplitude_fill(self, normalize: bool) -> Callable[[Array, Array], None]:
-        """Return the compiled loop from checked features to states."""
-
-        def fill(features: Array, out: Array) -> None:
-            n_qubits = out.shape[1].bit_length() - 1
-            _core.encode_amplitude(np.ascontiguousarray(features), n_qubits, normalize, out)
-
-        return fill
+    def encoder(self, encoding: Encoding) -> Fill | None:
+        """Return the compiled loop from features to states."""
+        if isinstance(encoding, Amplitude):
+            return partial(_fill_amplitudes, encoding)
+        if isinstance(encoding, ProductEncoding):
+            return partial(_fill_products, encoding)
+        if isinstance(encoding, PhaseEncoding):
+            return partial(_fill_phases, encoding)
+        return _fill_basis if isinstance(encoding, Basis) else None
 
     def state(self, circuit: Circuit, batch: Batch) -> Array:
         """Return the final states, (rows, 2**n) in the batch's complex dtype."""

@@ -14,6 +14,7 @@ from qdp import arrays
 from qdp.arrays import Array
 from qdp.encodings.base import (
     Encoding,
+    Fill,
     norm_tolerance,
     require_normalised,
     require_qubit_count,
@@ -39,6 +40,7 @@ __all__ = [
     "Angle",
     "Basis",
     "Encoding",
+    "Fill",
     "GateEncoding",
     "IQPEmbedding",
     "Phase",

@@ -51,22 +51,8 @@ class Amplitude(Encoding):
         """Check features: (rows, up to 2**n) finite numbers, no row all zero; see ``Encoding``."""
         return self.validate_with_norms(features, n_qubits)[0]
 
-    def validate_with_norms(self, features: object, n_qubits: int) -> tuple[Array, Array]:
-        """Check features, and return them with the norms of their rows, (rows,) float64."""
-        array = self.validate_shape(features, n_qubits)
-        norms = arrays.row_norms(array, "amplitude encoding")
-        if self.normalize:
-            if norms.min(initial=1.0) == 0:
-                raise ValueError(
-                    f"amplitude encoding: expected rows with a norm above zero, got zeros only in "
-                    f"row {np.argmin(norms)}; remove it"
-                )
-        else:
-            require_normalised(array, norms, "amplitude encoding", "normalize=True")
-        return array, norms
-
-    def validate_shape(self, features: object, n_qubits: int) -> Array:
-        """Check all of features but their values: dtype, shape and number."""
+    def validate_for_fill(self, features: object, n_qubits: int) -> Array:
+        """Check all but the numbers: a compiled loop takes the norms, reading features once."""
         require_qubit_count(n_qubits)
         array = two_dimensional(arrays.as_amplitudes(features, "amplitude encoding"), self.name)
         k = columns(array)
@@ -77,6 +63,20 @@ class Amplitude(Encoding):
                 f"qubits, got {k}; use pad=True to fill up with zeros"
             )
         return array
+
+    def validate_with_norms(self, features: object, n_qubits: int) -> tuple[Array, Array]:
+        """Check features, and return them with the norms of their rows, (rows,) float64."""
+        array = self.validate_for_fill(features, n_qubits)
+        norms = arrays.row_norms(array, "amplitude encoding")
+        if self.normalize:
+            if norms.min(initial=1.0) == 0:
+                raise ValueError(
+                    f"amplitude encoding: expected rows with a norm above zero, got zeros only in "
+                    f"row {np.argmin(norms)}; remove it"
+                )
+        else:
+            require_normalised(array, norms, "amplitude encoding", "normalize=True")
+        return array, norms
 
     def in_safe_range(self, features: Array, norms: Array) -> Array:
         """Return features whose squares neither over- nor underflow, the same ones where they fit.
