@@ -34,6 +34,9 @@ LAYERS = [
     {"gradients"},
     {"engine"},
     {"loader"},
+    {"cache"},
+    {"cli"},
+    {"__main__"},
     {"adapters.torch", "adapters.torch_dataset"},
 ]
 PACKAGES = {"", "backends", "adapters", "readers"}
@@ -51,9 +54,11 @@ NAMES = [
     "Angle",
     "BackendUnavailable",
     "Basis",
+    "CacheCorrupt",
     "Circuit",
     "Loader",
     "Observable",
+    "StateCache",
     "amplitude_encode",
     "ansatz",
     "encode",
