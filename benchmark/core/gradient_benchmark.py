@@ -14,7 +14,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pennylane as qml
@@ -29,7 +29,8 @@ from benchmark.core.contenders.pennylane_paths import (
     split_total,
     time_embedding,
 )
-from benchmark.core.contenders.qdp_paths import qdp_gradients
+from benchmark.core.contenders.qdp_paths import qdp_observable
+from benchmark.core.state_cache import StateCache
 
 
 @dataclass
@@ -240,27 +241,38 @@ class GradientBenchmark:
 
         ``data`` is (n_samples, up to 2**n_qubits) real features.
         """
+        import qdp
+
         rows = self._checked(data, warmup, runs)
         parameters = self.params.detach()
-        states = torch.empty(
-            (len(rows), 2**self.n_qubits),
+        circuit = qdp.ansatz.ry_rz_ladder(self.n_qubits, self.n_layers)
+        observable = qdp_observable(observable_terms(self.observable, self.n_qubits))
+        cache = StateCache(
+            len(rows),
+            self.n_qubits,
+            device=str(rows.device),
             dtype=torch.complex128 if self.precision == "double" else torch.complex64,
-            device=rows.device,
         )
 
+        def clock() -> float:
+            self._synchronize()
+            return time.perf_counter()
+
         def repeat() -> tuple[Any, float, float]:
-            return qdp_gradients(
-                rows,
+            start = clock()
+            cache.encode_all(rows, backend=self.backend)
+            encoded = clock()
+            gradients = qdp.gradient(
+                circuit,
                 parameters,
-                n_qubits=self.n_qubits,
-                n_layers=self.n_layers,
-                terms=observable_terms(self.observable, self.n_qubits),
-                method=self.method,
-                backend=self.backend,
-                precision=self.precision,
-                buffer=states,
-                synchronize=self._synchronize,
+                cache.get_all(),
+                observable,
+                method=cast(Any, self.method),
+                backend=cast(Any, self.backend),
+                precision=cast(Any, self.precision),
             )
+            stop = clock()
+            return gradients, milliseconds(start, encoded), milliseconds(encoded, stop)
 
         for _ in range(warmup):
             repeat()

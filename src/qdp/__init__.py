@@ -11,6 +11,7 @@ from importlib.metadata import PackageNotFoundError as _PackageNotFoundError
 from importlib.metadata import version as _version
 
 from qdp import ansatz, gates, preprocessing
+from qdp.cache import StateCache
 from qdp.circuit import Circuit, Observable
 from qdp.encodings import Amplitude, Angle, Basis
 from qdp.engine import (
@@ -26,7 +27,7 @@ from qdp.engine import (
     variance,
     vjp,
 )
-from qdp.errors import BackendUnavailable
+from qdp.errors import BackendUnavailable, CacheCorrupt
 from qdp.gates import feature, parameter
 from qdp.loader import Loader
 from qdp.opening import open
@@ -42,9 +43,11 @@ __all__ = [
     "Angle",
     "BackendUnavailable",
     "Basis",
+    "CacheCorrupt",
     "Circuit",
     "Loader",
     "Observable",
+    "StateCache",
     "amplitude_encode",
     "ansatz",
     "encode",

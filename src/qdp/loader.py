@@ -12,13 +12,15 @@ import queue
 import threading
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
 from qdp import encodings, engine, opening
 from qdp.arrays import Array
 from qdp.sources import Source
+
+T = TypeVar("T")
 
 _END = object()
 # How long a thread that runs ahead waits before it looks whether anyone still listens, seconds.
@@ -112,7 +114,7 @@ class Loader:
             self._batch, self._pass_epoch = 0, 0
         while self.epochs is None or self._pass_epoch < self.epochs:
             batches = self._batches(self._epoch, self._batch)
-            for batch in _ahead(batches, self.prefetch) if self.prefetch else batches:
+            for batch in run_ahead(batches, self.prefetch) if self.prefetch else batches:
                 self._batch += 1
                 yield batch
             self._batch = 0
@@ -269,7 +271,7 @@ def _chosen(part: _Part, rows: Any) -> _Part:
     return features[rows], None if labels is None else labels[rows], numbers[rows]
 
 
-def _ahead(batches: Iterator[Batch], depth: int) -> Iterator[Batch]:
+def run_ahead(batches: Iterator[T], depth: int) -> Iterator[T]:
     """Yield what a thread takes from ``batches``, up to ``depth`` ahead; its errors are raised."""
     waiting: queue.Queue[Any] = queue.Queue(depth)
     stopped = threading.Event()

@@ -6,7 +6,6 @@ from __future__ import annotations
 import functools
 import importlib
 import time
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -48,7 +47,6 @@ def qdp_gradients(
     fused: bool = False,
     prune: bool = False,
     buffer: Any = None,
-    synchronize: Callable[[], None] | None = None,
 ) -> tuple[Any, float, float]:
     """Return the gradients (rows, P) and the milliseconds spent encoding and in circuits.
 
@@ -56,28 +54,22 @@ def qdp_gradients(
     With ``fused`` the raw features go into the engine and no time can be told apart as encoding;
     else ``buffer`` (rows, 2**n) complex, if given, takes the states: memory is then asked for once
     and not in every repetition.
-    ``synchronize`` is called before each reading of the clock, for devices that run ahead.
     """
     import qdp
-
-    def clock() -> float:
-        if synchronize is not None:
-            synchronize()
-        return time.perf_counter()
 
     circuit, observable = ladder_problem(n_qubits, n_layers, terms)
     options: dict[str, Any] = {"method": method, "backend": backend, "precision": precision}
     options["prune"] = prune
-    start = clock()
+    start = time.perf_counter()
     if fused:
         states, options["encoding"] = features, "amplitude"
     else:
         states = qdp.encode(
             features, "amplitude", n_qubits, precision=precision, backend=backend, out=buffer
         )
-    encoded = clock()
+    encoded = time.perf_counter()
     gradients = qdp.gradient(circuit, parameters, states, observable, **options)
-    stop = clock()
+    stop = time.perf_counter()
     return gradients, milliseconds(start, encoded), milliseconds(encoded, stop)
 
 
