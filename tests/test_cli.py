@@ -29,7 +29,7 @@ def test_ls(directory, capsys):
     assert main(["cache", "ls", str(directory)]) == 0
     assert capsys.readouterr().out == (
         # two headers of 128 bytes; 3 rows of 4 features and a norm
-        f"{entry.name}  3 rows  2 qubits  compact  376 B  amplitude(normalize=True,pad=True)\n"
+        f"{entry.name}  3 rows  2 qubits  compact  376 B  Amplitude(normalize=True, pad=True)\n"
     )
 
 

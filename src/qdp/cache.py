@@ -198,7 +198,8 @@ class StateCache:
         manifest = Manifest(
             {
                 "source": "memory" if self.directory is None else rows.fingerprint(),
-                "encoding": chosen.fingerprint(),
+                "encoding": repr(chosen),
+                "encoding_fingerprint": chosen.fingerprint(),
                 "n_qubits": n_qubits,
                 "precision": precision,
                 "bit_order": bit_order,
