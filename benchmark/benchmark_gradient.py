@@ -198,8 +198,8 @@ def _describe_run(
 ) -> dict[str, Any]:
     """Return the first line of the records."""
     shown = {**vars(arguments), "contenders": contenders}
-    shown["output_dir"] = str(arguments.output_dir)
-    # Records are published: the folder's name is enough, where it lies is nobody's business.
+    # Records are published: the folders' names are enough, where they lie is nobody's business.
+    shown["output_dir"] = arguments.output_dir.name
     shown["data_dir"] = None if arguments.data_dir is None else arguments.data_dir.name
     libraries = ("qdp", "numpy", "torch", "pennylane", "pennylane-lightning", "scikit-learn")
     return {
