@@ -27,7 +27,7 @@ using Complex = std::complex<double>;
 constexpr int64_t kSegment = 1024;
 // Output beyond this many bytes doesn't stay in the caches: written past them, which saves reading
 // every line before it is overwritten.
-constexpr int64_t kPastCaches = int64_t(1) << 24;
+constexpr int64_t kPastCaches = int64_t(1) << 23;
 
 void write_past_caches(const void* source, void* target, int64_t bytes) {
 #ifdef __SSE2__

@@ -30,7 +30,8 @@ from tolerance import assert_close
 
 _core = pytest.importorskip("qdp._core", reason="the compiled extension is not installed")
 
-from qdp import gates, memory  # noqa: E402
+import qdp  # noqa: E402
+from qdp import encodings, gates, memory  # noqa: E402
 from qdp.ansatz import data_reuploading, ry_rz_ladder, strongly_entangling  # noqa: E402
 from qdp.backends.base import Batch  # noqa: E402
 from qdp.backends.cpu import CpuBackend, _native_bytes, _native_program  # noqa: E402
@@ -1469,3 +1470,16 @@ def test_a_large_observable_counts_its_table():
     size = _native_bytes(compiled)
     assert 8 * 2**20 < size < 32 * 2**20
     assert _native_program.kept_bytes() <= 256 * 2**20
+
+
+# Encoders
+
+
+@pytest.mark.parametrize("encoding", ["amplitude", "phase", "iqp", "zz-feature-map"])
+@pytest.mark.parametrize("n_qubits", [1, 2, 3, 4, 9])
+def test_encoders_on_every_instruction_set(instruction_set, encoding, n_qubits, precision):
+    chosen = encodings.from_name(encoding)
+    features = np.random.default_rng(2).normal(size=(3, chosen.n_features(n_qubits)))
+    options = {"n_qubits": n_qubits, "precision": precision}
+    expected = qdp.encode(features, chosen, backend="reference", **options)
+    assert_close(qdp.encode(features, chosen, backend="cpu", **options), expected, precision)

@@ -74,7 +74,7 @@ def test_a_file_gives_what_its_array_gives(tmp_path):
     found = engine.encode(tmp_path / "rows.npy", 2)
     expected = [expected_state("amplitude", row, 2) for row in rows]
     assert_close(found.value, np.array(expected), "single")
-    loader = QuantumDataLoader().qubits(2).batches(1, 32).backend("cpu").dtype("float64")
+    loader = QuantumDataLoader().qubits(2).batches(9, 32).backend("cpu").dtype("float64")
     batches = list(loader.source_file(str(tmp_path / "rows.npy")))
     assert [len(batch.value) for batch in batches] == [32, 32, 6]
     assert_close(np.concatenate([b.value for b in batches]), np.array(expected), "double")
@@ -119,9 +119,10 @@ def test_synthetic_data_are_mahouts_ramps(method, seed):
 
 def test_arrays_and_the_torch_dataset():
     rows = RNG.normal(size=(5, 4))
-    loader = QuantumDataLoader().qubits(2).batches(1, 2).backend("cpu").source_array(rows)
+    loader = QuantumDataLoader().qubits(2).batches(3, 2).backend("cpu").source_array(rows)
     batches = list(torch.utils.data.DataLoader(loader.as_torch_dataset(), batch_size=None))
     assert [tuple(batch.shape) for batch in batches] == [(2, 4), (2, 4), (1, 4)]
+    assert len(list(loader.batches(2, 2))) == 2
     expected = rows / np.linalg.norm(rows, axis=1, keepdims=True) + 0j
     assert_close(torch.cat(batches).numpy(), expected, "single")
 

@@ -8,7 +8,7 @@ from samples import random_circuit, random_numbers, random_observables, random_s
 
 import qdp
 from qdp.circuit import Circuit
-from qdp.encodings import Amplitude, Angle
+from qdp.encodings import Amplitude, Angle, IQPEmbedding
 
 N_QUBITS, ROWS = 2, 3
 
@@ -55,7 +55,13 @@ def test_gradcheck_by_states(backend, is_complex):
 
 @pytest.mark.parametrize(
     ("encoding", "is_complex"),
-    [(Amplitude(), False), (Amplitude(), True), (Angle("Z"), False), (Angle("X"), False)],
+    [
+        (Amplitude(), False),
+        (Amplitude(), True),
+        (Angle("Z"), False),
+        (Angle("X"), False),
+        (IQPEmbedding(), False),
+    ],
     ids=str,
 )
 def test_gradcheck_by_raw_features(backend, encoding, is_complex):

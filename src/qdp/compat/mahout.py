@@ -8,6 +8,7 @@ Mahout's "angle" is cos x, sin x: RY(2x). Its files are those that ``qdp.open`` 
 
 from __future__ import annotations
 
+import itertools
 import operator
 import os
 from collections.abc import Iterator
@@ -122,8 +123,9 @@ class QuantumDataLoader:
     """Mahout's builder of loaders: set what to read and how, then iterate over batches of states.
 
     Every method returns the loader itself. One source must be chosen: synthetic, array or file.
-    Each batch is a ``QdpTensor``, complex64 unless ``dtype("float64")``. The number of batches
-    counts for synthetic data; arrays and files are read to their end.
+    Each batch is a ``QdpTensor``, complex64 unless ``dtype("float64")``. Arrays and files are read
+    to their end, or to the number of batches where one is set (Mahout's own loader heeds it for
+    files on one of its two backends only).
 
     >>> loader = QuantumDataLoader().qubits(2).encoding("phase").batches(3, 4).backend("cpu")
     >>> [batch.value.shape for batch in loader.source_synthetic()]
@@ -153,7 +155,7 @@ class QuantumDataLoader:
         return self
 
     def batches(self, total: int, size: int = 64) -> QuantumDataLoader:
-        """Set how many batches synthetic data has, and the rows of a batch."""
+        """Set the largest number of batches, which synthetic data reach, and the rows of each."""
         self._batches = _positive("total", total)
         self._batch_size = _positive("size", size)
         return self
@@ -261,7 +263,8 @@ class QuantumDataLoader:
         if source is None:
             assert self._path is not None
             source = _open(self._path, "error" if self._nulls == "reject" else "zero")
-        for chunk in source.chunks(self._batch_size):
+        chunks = source.chunks(self._batch_size)
+        for chunk in itertools.islice(chunks, self._batches):
             yield chunk.features
 
 
