@@ -12,9 +12,10 @@ from __future__ import annotations
 import functools
 import operator
 import os
-from collections.abc import Sequence
+import sys
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, cast
+from typing import Any, Literal, Protocol, cast, runtime_checkable
 
 import numpy as np
 
@@ -38,6 +39,71 @@ _MOST_DIFFERENTIABLE_WIRES = 10
 _STATES_AT_WORK = 2 * (os.cpu_count() or 1)
 
 
+@runtime_checkable
+class Blocks(Protocol):
+    """Rows kept in blocks, such as ``qdp.StateCache``: verbs take it for ``states``."""
+
+    n_samples: int
+    precision: Precision
+
+    def blocks(self, n_qubits: int) -> Iterator[tuple[int, Array, Encoding | None]]:
+        """Yield the number of the first row, the rows, and their encoding (None: states)."""
+
+
+def _block_by_block(verb: Callable[..., Any]) -> Callable[..., Any]:
+    """Let a verb with one result a row run over each block of ``Blocks``, and join the results."""
+
+    @functools.wraps(verb)
+    def run(
+        circuit: Circuit, parameters: Any, states: Any = None, *arguments: Any, **options: Any
+    ) -> Any:
+        if not isinstance(states, Blocks):
+            return verb(circuit, parameters, states, *arguments, **options)
+        _require_circuit(circuit)
+        if options.pop("encoding", None) is not None:
+            raise ValueError("encoding: expected None beside a cache, which knows its own, got one")
+        if options.get("precision") is None:
+            options["precision"] = states.precision
+        inputs, seed = options.pop("inputs", None), options.pop("seed", None)
+        for name, value in (("parameters", parameters), ("inputs", inputs)):
+            if np.ndim(value) == 2 and len(value) != states.n_samples:
+                raise ValueError(
+                    f"rows: expected as many in each argument that has them, got {len(value)} in "
+                    f"{name}, {states.n_samples} in states"
+                )
+        if not states.n_samples:
+            raise ValueError("states: expected a cache with at least one row, got none")
+        results = []
+        for start, rows, encoding in states.blocks(circuit.n_qubits):
+            part = slice(start, start + len(rows))
+            if seed is not None:  # draws of one block must not repeat those of another
+                options["seed"] = int(np.random.SeedSequence([seed, start]).generate_state(1)[0])
+            results.append(
+                verb(
+                    circuit,
+                    parameters[part] if np.ndim(parameters) == 2 else parameters,
+                    rows,
+                    *arguments,
+                    inputs=inputs[part] if np.ndim(inputs) == 2 else inputs,
+                    encoding=encoding,
+                    **options,
+                )
+            )
+        return _joined(results)
+
+    return run
+
+
+def _joined(results: list[Any]) -> Any:
+    """Join results along their rows, or each of a tuple of results."""
+    if isinstance(results[0], tuple):
+        return tuple(_joined(list(parts)) for parts in zip(*results, strict=True))
+    if arrays.is_torch(results[0]):
+        return sys.modules["torch"].cat(results)
+    return np.concatenate(results)
+
+
+@_block_by_block
 def expectation(
     circuit: Circuit,
     parameters: Any,
@@ -126,6 +192,7 @@ def variance(
     return result[..., 0] if single else result
 
 
+@_block_by_block
 def state(
     circuit: Circuit,
     parameters: Any,
@@ -152,6 +219,7 @@ def state(
     return run.finish(run.backend.state(run.circuit, run.batch))
 
 
+@_block_by_block
 def probabilities(
     circuit: Circuit,
     parameters: Any,
@@ -196,6 +264,7 @@ def probabilities(
     return run.finish(run.backend.probabilities(run.circuit, run.batch, read))
 
 
+@_block_by_block
 def sample(
     circuit: Circuit,
     parameters: Any,
@@ -229,6 +298,7 @@ def sample(
     return run.finish(sampling.draw(run.backend, run.circuit, run.batch, read, n_shots, generator))
 
 
+@_block_by_block
 def gradient(
     circuit: Circuit,
     parameters: Any,
@@ -291,6 +361,7 @@ def gradient(
     return result, variances if is_tuple else variances[0]
 
 
+@_block_by_block
 def value_and_grad(
     circuit: Circuit,
     parameters: Any,
