@@ -180,6 +180,74 @@ def test_the_documented_way_to_read_with_numpy_alone(tmp_path):
     assert_close(np.concatenate(found), qdp.encode(data, "amplitude", 3).real, "double")
 
 
+# A cache as the states of a verb
+
+CIRCUIT = qdp.ansatz.ry_rz_ladder(3, 2)
+ANGLES = np.random.default_rng(4).normal(size=(11, CIRCUIT.n_parameters))
+
+
+@pytest.mark.parametrize("storage", ["compact", "complex128"])
+@pytest.mark.parametrize("in_files", [True, False])
+def test_verbs_take_a_cache(tmp_path, monkeypatch, backend, precision, storage, in_files):
+    cache = built(
+        tmp_path if in_files else None, features(), precision="double", storage=storage,
+        chunk_rows=4, memory="500 B" if in_files else "1GiB",
+    )  # fmt: skip
+    states = qdp.encode(features(), "amplitude", 3)
+    observables = ["Z0", "1.0 X1 Z2"]
+    options = {"backend": backend, "precision": precision}
+    if storage == "compact":  # no state is made on the way
+        monkeypatch.setattr(cache_module.engine, "encode", lambda *_, **__: pytest.fail("encoded"))
+    for angles in (ANGLES, ANGLES[0]):
+        for verb in (qdp.expectation, qdp.variance, qdp.gradient):
+            assert_close(
+                verb(CIRCUIT, angles, cache, observables, **options),
+                verb(CIRCUIT, angles, states, observables, backend="reference"),
+                precision, weight=4,
+            )  # fmt: skip
+        for verb in (qdp.state, qdp.probabilities):
+            found = verb(CIRCUIT, angles, cache, **options)
+            assert_close(found, verb(CIRCUIT, angles, states, backend="reference"), precision)
+        pairs = (
+            qdp.value_and_grad(CIRCUIT, angles, given, "Z0", **options) for given in (cache, states)
+        )
+        for found, expected in zip(*pairs, strict=True):
+            assert_close(found, expected, precision)
+
+
+def test_draws_from_a_cache_repeat_by_seed_and_differ_by_block():
+    rows = np.repeat(features(1), 4, axis=0)
+    cache = built(None, rows, chunk_rows=2)
+    first, again = (qdp.sample(CIRCUIT, ANGLES[0], cache, shots=200, seed=3) for _ in range(2))
+    np.testing.assert_array_equal(first, again)
+    assert first.shape == (4, 200, 3)
+    assert (first[:2] != first[2:]).any()
+
+
+def test_gradients_flow_to_parameters_shared_by_the_blocks():
+    torch = pytest.importorskip("torch")
+    angles = torch.tensor(ANGLES[0], requires_grad=True)
+    qdp.expectation(CIRCUIT, angles, built(None, chunk_rows=4), "Z0").sum().backward()
+    states = qdp.encode(features(), "amplitude", 3)
+    expected = qdp.gradient(CIRCUIT, ANGLES[0], states, "Z0").sum(axis=0)
+    np.testing.assert_allclose(angles.grad.numpy(), expected, rtol=0, atol=1e-12)
+
+
+def test_what_verbs_refuse_of_a_cache():
+    cache = built(None)
+    for arguments, options, message in (
+        ((CIRCUIT, ANGLES[0], cache), {"encoding": "amplitude"}, "encoding: expected None"),
+        ((CIRCUIT, ANGLES[:3], cache), {}, "got 3 in parameters, 11 in states"),
+        ((CIRCUIT, ANGLES[0], built(None, bit_order="little")), {}, "bit_order='big'"),
+        ((qdp.ansatz.ry_rz_ladder(4, 1), np.zeros(8), cache), {}, "a cache on 4 qubits"),
+        ((CIRCUIT, ANGLES[0], built(None, features(0))), {}, "at least one row"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            qdp.expectation(*arguments, "Z0", **options)
+    with pytest.raises(RuntimeError, match="Cache not populated"):
+        qdp.expectation(CIRCUIT, ANGLES[0], qdp.StateCache(None), "Z0")
+
+
 # Keys
 
 
@@ -410,3 +478,13 @@ def test_a_stream_of_unknown_length(tmp_path):
     source.n_rows = None
     cache = built(tmp_path, source, chunk_rows=4)
     np.testing.assert_array_equal(cache.get_all(), qdp.encode(features(), "amplitude", 3))
+
+
+def test_shifted_values_are_refused_over_a_cache(tmp_path):
+    cache = qdp.StateCache(tmp_path)
+    cache.encode_all(np.eye(4), n_qubits=2)
+    circuit = qdp.ansatz.ry_rz_ladder(2, 1)
+    with pytest.raises(ValueError, match="return_shifted: expected states in an array, got a cach"):
+        qdp.gradient(
+            circuit, np.zeros(4), cache, "Z0", method="parameter-shift", return_shifted=True
+        )

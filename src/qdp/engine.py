@@ -11,9 +11,10 @@ from __future__ import annotations
 
 import functools
 import operator
-from collections.abc import Callable, Sequence
+import sys
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, cast
+from typing import Any, Literal, ParamSpec, Protocol, cast, runtime_checkable
 
 import numpy as np
 
@@ -30,6 +31,8 @@ MethodName = Literal["adjoint", "parameter-shift", "finite-difference", "spsa"]
 Argument = Literal["parameters", "inputs", "states"]
 Observables = Observable | str | Sequence[Observable | str]
 
+P = ParamSpec("P")
+
 _ARGUMENTS: tuple[Argument, ...] = ("parameters", "inputs", "states")
 # Reading 1,024 probabilities costs 1,024 projectors in the backward pass.
 _MOST_DIFFERENTIABLE_WIRES = 10
@@ -37,6 +40,79 @@ _MOST_DIFFERENTIABLE_WIRES = 10
 _MOST_WORK_UNCHECKED = 3 * 10**9
 
 
+@runtime_checkable
+class Blocks(Protocol):
+    """Rows kept in blocks, such as ``qdp.StateCache``: verbs take it for ``states``."""
+
+    n_samples: int
+    precision: Precision
+
+    def blocks(self, n_qubits: int) -> Iterator[tuple[int, Array, Encoding | None]]:
+        """Yield the number of the first row, the rows, and their encoding (None: states)."""
+
+
+def _block_by_block(verb: Callable[P, Any]) -> Callable[P, Any]:
+    """Let a verb with one result a row run over each block of ``Blocks``, and join the results."""
+
+    call = cast(Callable[..., Any], verb)
+
+    @functools.wraps(verb)
+    def run(
+        circuit: Circuit, parameters: Any, states: Any = None, *arguments: Any, **options: Any
+    ) -> Any:
+        # The cheap question first: the other costs as much as a small run.
+        if not hasattr(states, "blocks") or not isinstance(states, Blocks):
+            return call(circuit, parameters, states, *arguments, **options)
+        _require_circuit(circuit)
+        if options.get("return_shifted"):
+            raise ValueError(
+                "return_shifted: expected states in an array, got a cache, which is run over in "
+                "blocks; pass its get_states(), or leave return_shifted out"
+            )
+        if options.pop("encoding", None) is not None:
+            raise ValueError("encoding: expected None beside a cache, which knows its own, got one")
+        if options.get("precision") is None:
+            options["precision"] = states.precision
+        inputs, seed = options.pop("inputs", None), options.pop("seed", None)
+        for name, value in (("parameters", parameters), ("inputs", inputs)):
+            if np.ndim(value) == 2 and len(value) != states.n_samples:
+                raise ValueError(
+                    f"rows: expected as many in each argument that has them, got {len(value)} in "
+                    f"{name}, {states.n_samples} in states"
+                )
+        if not states.n_samples:
+            raise ValueError("states: expected a cache with at least one row, got none")
+        results = []
+        for start, rows, encoding in states.blocks(circuit.n_qubits):
+            part = slice(start, start + len(rows))
+            if seed is not None:  # draws of one block must not repeat those of another
+                options["seed"] = int(np.random.SeedSequence([seed, start]).generate_state(1)[0])
+            results.append(
+                call(
+                    circuit,
+                    parameters[part] if np.ndim(parameters) == 2 else parameters,
+                    rows,
+                    *arguments,
+                    inputs=inputs[part] if np.ndim(inputs) == 2 else inputs,
+                    encoding=encoding,
+                    **options,
+                )
+            )
+        return _joined(results)
+
+    return cast(Callable[P, Any], run)
+
+
+def _joined(results: list[Any]) -> Any:
+    """Join results along their rows, or each of a tuple of results."""
+    if isinstance(results[0], tuple):
+        return tuple(_joined(list(parts)) for parts in zip(*results, strict=True))
+    if arrays.is_torch(results[0]):
+        return sys.modules["torch"].cat(results)
+    return np.concatenate(results)
+
+
+@_block_by_block
 def expectation(
     circuit: Circuit,
     parameters: Any,
@@ -130,6 +206,7 @@ def variance(
     return result[..., 0] if single else result
 
 
+@_block_by_block
 def state(
     circuit: Circuit,
     parameters: Any,
@@ -158,6 +235,7 @@ def state(
     return run.finish(run.backend.state(run.circuit, run.batch))
 
 
+@_block_by_block
 def probabilities(
     circuit: Circuit,
     parameters: Any,
@@ -204,6 +282,7 @@ def probabilities(
     return run.finish(run.backend.probabilities(run.circuit, run.batch, read))
 
 
+@_block_by_block
 def sample(
     circuit: Circuit,
     parameters: Any,
@@ -239,6 +318,7 @@ def sample(
     return run.finish(sampling.draw(run.backend, run.circuit, run.batch, read, n_shots, generator))
 
 
+@_block_by_block
 def gradient(
     circuit: Circuit,
     parameters: Any,
@@ -304,6 +384,7 @@ def gradient(
     return tuple(answer) if len(answer) > 1 else answer[0]
 
 
+@_block_by_block
 def value_and_grad(
     circuit: Circuit,
     parameters: Any,
