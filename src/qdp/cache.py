@@ -376,24 +376,23 @@ class StateCache:
         return states
 
     def _parts(self, number: int) -> _Parts:
-        """Return the arrays of a chunk: from memory while the budget lasts, else mapped."""
+        """Return the arrays of a chunk: mapped at first, in memory from the second use on."""
         if number in self._resident:
             self.counters.hits += 1
             return self._resident[number]
         self.counters.misses += 1
-        if number in self._mapped:
-            return self._mapped[number]
         files = self._populated().chunks[number]["files"]
         n_bytes = sum(file["bytes"] for file in files.values())
-        self.counters.bytes_read += n_bytes
-        if self._resident_bytes + n_bytes <= self.memory:
-            parts = {kind: _load(self._entry, file, mapped=False) for kind, file in files.items()}
-            self._resident[number] = parts
+        if number not in self._mapped:
+            self.counters.bytes_read += n_bytes
+            self._mapped[number] = {kind: _load(self._entry, file) for kind, file in files.items()}
+        elif self._resident_bytes + n_bytes <= self.memory:
+            # Only what is used again earns a copy: one costs ten times the check of a mapped file.
+            parts = self._mapped.pop(number)
+            self._resident[number] = {kind: part.copy() for kind, part in parts.items()}
             self._resident_bytes += n_bytes
-        else:
-            parts = {kind: _load(self._entry, file, mapped=True) for kind, file in files.items()}
-            self._mapped[number] = parts
-        return parts
+            return self._resident[number]
+        return self._mapped[number]
 
     def _fill_memory(self, source: Source, encoding: Encoding, manifest: Manifest) -> None:
         for number, chunk in enumerate(source.chunks(manifest.chunk_rows)):
@@ -480,7 +479,7 @@ def verify_entry(entry: Path) -> Manifest:
     manifest = read_manifest(entry)
     for chunk in manifest.chunks:
         for file in chunk["files"].values():
-            _load(entry, file, mapped=True)
+            _load(entry, file)
     return manifest
 
 
@@ -544,11 +543,11 @@ def _existing(entry: Path) -> Manifest | None:
         return None
 
 
-def _load(entry: Path, file: Mapping[str, Any], *, mapped: bool) -> Array:
+def _load(entry: Path, file: Mapping[str, Any]) -> Array:
     """Return the array of a file after checking all of it."""
     path = entry / file["name"]
     try:
-        data = np.memmap(path, np.uint8, "r") if mapped else np.fromfile(path, np.uint8)
+        data = np.memmap(path, np.uint8, "r")
     except (OSError, ValueError) as error:
         raise CacheCorrupt(
             f"{path}: expected {file['bytes']} bytes, got none ({error}); {_remedy(entry)}"
