@@ -40,6 +40,8 @@ lint: $(VENV)/.lint
 	$(VENV)/bin/mypy
 
 # Address and undefined-behaviour sanitizers over the extension; the interpreter itself has none.
+# Forking beside running threads is left to `make test`: the sanitizer's allocator keeps the lock
+# that another thread held at that moment, and the child waits for it for ever.
 sanitize: $(VENV)/.package $(VENV)/.test
 	rm -rf $(SANITIZED)
 	$(INSTALL) --no-deps --target $(SANITIZED) -Cinstall.strip=false \
@@ -47,7 +49,8 @@ sanitize: $(VENV)/.package $(VENV)/.test
 		-Ccmake.define.CMAKE_CXX_COMPILE_OBJECT="$(SANITIZE_RULE)" \
 		-Ccmake.define.CMAKE_MODULE_LINKER_FLAGS=-fsanitize=address,undefined .
 	$(SANITIZED_PYTHON) -c 'from qdp import _core; assert "$(SANITIZED)" in _core.__file__'
-	$(SANITIZED_PYTHON) -m pytest --quiet -p no:cacheprovider tests/test_cpu.py tests/test_program.py
+	$(SANITIZED_PYTHON) -m pytest --quiet -p no:cacheprovider tests/test_cpu.py tests/test_program.py \
+		--deselect tests/test_cpu.py::test_calls_work_after_a_fork
 
 clean:
 	rm -rf build dist $(VENV)

@@ -17,6 +17,9 @@ from typing import ParamSpec, TypeVar
 P = ParamSpec("P")
 R = TypeVar("R")
 
+# What caches held when the process forked.
+_ABANDONED: list[object] = []
+
 _MEMINFO = Path("/proc/meminfo")
 _CGROUP = Path("/sys/fs/cgroup")
 # Reading the limits costs tens of microseconds, as much as a small circuit over a whole batch.
@@ -69,6 +72,15 @@ def cached_by_bytes(
         kept: OrderedDict[Hashable, tuple[R, int]] = OrderedDict()
         lock = threading.Lock()
         total = 0
+
+        def forget() -> None:
+            # Another thread may have held the lock, or a result's own, when the process forked: the
+            # child starts anew, and leaves what there was untouched.
+            nonlocal kept, lock, total
+            _ABANDONED.append(kept)
+            kept, lock, total = OrderedDict(), threading.Lock(), 0
+
+        os.register_at_fork(after_in_child=forget)
 
         @functools.wraps(function)
         def wrapper(*args: P.args, **kwargs: P.kwargs) -> R:
