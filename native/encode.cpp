@@ -52,12 +52,13 @@ void finish_writing() {
 #endif
 }
 
-// Calls encode(row, out, stream) for all rows, on all threads; `stream` says how to write.
+// Calls encode(row, worker, out, stream) for all rows, worker < threads; `stream` says how to write.
+// The caller has read the number of threads, once: it may be changed while this runs.
 template <class T, class Encode>
-void for_rows(int64_t rows, int64_t size, T* states, const Encode& encode) {
+void for_rows(int threads, int64_t rows, int64_t size, T* states, const Encode& encode) {
   const int64_t chunk = std::max<int64_t>(1, (int64_t(1) << 16) / size);
   const bool stream = rows * size * 2 * int64_t(sizeof(T)) > kPastCaches;
-  run_parts(int((rows + chunk - 1) / chunk), thread_count(), [&](int part, int worker) {
+  run_parts(int((rows + chunk - 1) / chunk), threads, [&](int part, int worker) {
     for (int64_t row = part * chunk; row < std::min(rows, (part + 1) * chunk); ++row)
       encode(row, worker, states + row * 2 * size, stream);
     if (stream) finish_writing();
@@ -157,7 +158,7 @@ int64_t encode_amplitude(const void* features, Element element, int64_t rows, in
   const bool wide = element == Element::float64 || element == Element::complex128;
   const int64_t numbers = columns * (complex_ ? 2 : 1);
   std::atomic<int64_t> first_bad{rows};
-  for_rows(rows, size, states, [&](int64_t row, int, T* out, bool stream) {
+  for_rows(thread_count(), rows, size, states, [&](int64_t row, int, T* out, bool stream) {
     const bool good =
         wide ? encode_row(static_cast<const double*>(features) + row * numbers, complex_, columns,
                           size, normalize, tolerance, stream, out)
@@ -180,8 +181,9 @@ void encode_product(const double* factors, int64_t rows, int n_qubits, T* states
     std::vector<Complex> low, high;
     std::vector<T> plain, turned;  // the low table, and i times it
   };
-  std::vector<Tables> of_worker(thread_count());
-  for_rows(rows, low * high, states, [&](int64_t row, int worker, T* out, bool stream) {
+  const int threads = thread_count();
+  std::vector<Tables> of_worker(threads);
+  for_rows(threads, rows, low * high, states, [&](int64_t row, int worker, T* out, bool stream) {
     Tables& t = of_worker[worker];
     if (t.low.empty()) {
       t.low.resize(low);
@@ -216,8 +218,9 @@ void encode_phases(const double* coefficients, int64_t rows, int n_qubits, int r
   const KernelTable<T>& kernels = isa().kernels<T>().tables[0];
   // Every Hadamard on all qubits brings a factor 2^(-n/2); the table D takes one in each round.
   const double scale = std::exp2(-0.5 * n_qubits);
-  std::vector<std::vector<double>> of_worker(thread_count());
-  for_rows(rows, size, states, [&](int64_t row, int worker, T* out, bool stream) {
+  const int threads = thread_count();
+  std::vector<std::vector<double>> of_worker(threads);
+  for_rows(threads, rows, size, states, [&](int64_t row, int worker, T* out, bool stream) {
     std::vector<double>& memory = of_worker[worker];
     if (memory.empty()) memory.resize((repeats > 1 ? 6 : 3) * size);
     double *d_re = memory.data(), *d_im = d_re + size;
@@ -266,7 +269,7 @@ void encode_phases(const double* coefficients, int64_t rows, int n_qubits, int r
 template <class T>
 void encode_basis(const int64_t* indices, int64_t rows, int n_qubits, T* states) {
   const int64_t size = int64_t(1) << n_qubits;
-  for_rows(rows, size, states, [&](int64_t row, int, T* out, bool) {
+  for_rows(thread_count(), rows, size, states, [&](int64_t row, int, T* out, bool) {
     std::memset(out, 0, size_t(2 * size) * sizeof(T));
     out[2 * indices[row]] = 1;
   });

@@ -86,8 +86,7 @@ void set_instruction_set(const std::string& name) {
 
 // Sum over the threads of what `once` does, in units a second, for at least `seconds`.
 template <class F>
-static double rate(double seconds, F once) {
-  const int threads = thread_count();
+static double rate(int threads, double seconds, F once) {
   std::vector<double> rates(threads);
   run_parts(threads, threads, [&](int part, int) {
     const auto start = std::chrono::steady_clock::now();
@@ -107,7 +106,7 @@ double fma_rate(double seconds) {
   const KernelTable<double>& kernels = isa().doubles->tables[0];
   const int64_t rounds = 1 << 16;
   std::atomic<double> sink{0};  // so that nothing is optimised away
-  return rate(seconds, [&](int) {
+  return rate(thread_count(), seconds, [&](int) {
     sink = kernels.multiply_add(rounds);
     return double(rounds) * kMultiplyAddChains * kernels.lanes;
   });
@@ -117,13 +116,14 @@ double triad_rate(int64_t bytes, double seconds, bool streaming) {
   const KernelTable<double>& kernels = isa().doubles->tables[0];
   const int64_t lines = bytes / (3 * int64_t(sizeof(double)) * kernels.lanes);
   const size_t size = size_t(lines) * kernels.lanes;
-  std::vector<Aligned<double>> arrays(thread_count());
+  const int threads = thread_count();  // read once: it may be changed while this runs
+  std::vector<Aligned<double>> arrays(threads);
   for (Aligned<double>& array : arrays) array.resize(3 * size);
-  run_parts(int(arrays.size()), int(arrays.size()), [&](int part, int) {
+  run_parts(threads, threads, [&](int part, int) {
     std::fill(arrays[part].get(), arrays[part].get() + 3 * size, 1.0);
   });
   const int64_t repeats = std::max<int64_t>(1, (int64_t(1) << 20) / std::max<int64_t>(1, bytes));
-  return rate(seconds, [&](int part) {
+  return rate(threads, seconds, [&](int part) {
     double* a = arrays[part].get();
     for (int64_t i = 0; i < repeats; ++i)
       kernels.triad(a + size, a + 2 * size, a, lines, streaming);

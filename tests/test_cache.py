@@ -215,12 +215,27 @@ def test_verbs_take_a_cache(tmp_path, monkeypatch, backend, precision, storage, 
             assert_close(found, expected, precision)
 
 
-def test_draws_from_a_cache_repeat_by_seed_and_differ_by_block():
+def test_draws_from_a_cache_are_those_from_an_array():
     rows = np.repeat(features(1), 4, axis=0)
     cache = built(None, rows, chunk_rows=2)
     first, again = (qdp.sample(CIRCUIT, ANGLES[0], cache, shots=200, seed=3) for _ in range(2))
     np.testing.assert_array_equal(first, again)
-    assert first.shape == (4, 200, 3)
+    options = {"encoding": "amplitude", "seed": 3}
+    np.testing.assert_array_equal(first, qdp.sample(CIRCUIT, ANGLES[0], rows, shots=200, **options))
+    assert (first[:2] != first[2:]).any()
+    spsa = {"observable": "Z0", "method": "spsa", "n_directions": 3}
+    found = qdp.gradient(CIRCUIT, ANGLES[0], cache, seed=3, **spsa)
+    expected = qdp.gradient(CIRCUIT, ANGLES[0], rows, **options, **spsa)
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-9)
+    same = qdp.gradient(CIRCUIT, ANGLES[0], cache, **spsa)
+    np.testing.assert_allclose(same, np.repeat(same[:1], 4, axis=0), rtol=0, atol=1e-9)
+
+
+def test_shots_of_gradients_differ_by_block():
+    cache = built(None, np.repeat(features(1), 4, axis=0), chunk_rows=2)
+    options = {"method": "parameter-shift", "shots": 50, "seed": 3}
+    first, again = (qdp.gradient(CIRCUIT, ANGLES[0], cache, "Z0", **options) for _ in range(2))
+    np.testing.assert_array_equal(first, again)
     assert (first[:2] != first[2:]).any()
 
 

@@ -1483,3 +1483,26 @@ def test_encoders_on_every_instruction_set(instruction_set, encoding, n_qubits, 
     options = {"n_qubits": n_qubits, "precision": precision}
     expected = qdp.encode(features, chosen, backend="reference", **options)
     assert_close(qdp.encode(features, chosen, backend="cpu", **options), expected, precision)
+
+
+def test_the_number_of_threads_may_change_while_encoders_run():
+    before = _core.thread_count()
+    features = np.random.default_rng(3).normal(size=(600, 9))
+    expected = qdp.encode(features, "angle", backend="reference")
+    stop = threading.Event()
+
+    def change():
+        while not stop.is_set():
+            for count in (1, 2, 3, 4):
+                _core.set_thread_count(count)
+
+    changing = threading.Thread(target=change)
+    changing.start()
+    try:
+        for _ in range(100):
+            found = qdp.encode(features, "angle", backend="cpu")
+    finally:
+        stop.set()
+        changing.join()
+        _core.set_thread_count(before)
+    assert_close(found, expected, "double")

@@ -712,6 +712,42 @@ def test_rows_are_read_once_in_a_short_run(monkeypatch):
     assert_close(qdp.expectation(LADDER, np.ones(6), states, **run), expected, "double")
 
 
+def test_methods_of_many_evaluations_look_at_rows_first(backend, monkeypatch):
+    looked = []
+    original = engine.arrays.row_norms
+
+    def look(*arguments):
+        looked.append(len(arguments[0]))
+        return original(*arguments)
+
+    monkeypatch.setattr(engine.arrays, "row_norms", look)
+    for method in ("parameter-shift", "finite-difference", "spsa"):
+        qdp.gradient(LADDER, np.ones(6), np.eye(8), "Z0", method=method, backend=backend)
+    assert looked == [8, 8, 8]
+
+
+def test_a_shared_state_is_looked_at_even_without_rows(backend):
+    with pytest.raises(ValueError, match=r"expected rows of norm 1, got norm 2 in row 0"):
+        qdp.expectation(
+            Circuit(2, [qdp.gates.RX(qdp.parameter(0), 0)]), np.zeros((0, 1)), np.ones(4), "Z0",
+            backend=backend,
+        )  # fmt: skip
+
+
+def test_few_wires_of_many_rows_fit_into_little_memory(monkeypatch):
+    monkeypatch.setattr(memory, "available_memory", lambda: 400 * 2**20)
+    circuit = qdp.ansatz.ry_rz_ladder(14, 1)
+    parameters = np.zeros((2000, circuit.n_parameters))  # states would be 500 MiB
+    bits = qdp.sample(circuit, parameters, shots=3, wires=[0], backend="cpu")
+    assert not bits.any()
+    read = qdp.probabilities(circuit, parameters, wires=[0], backend="cpu")
+    assert_close(read, np.tile([1.0, 0.0], (2000, 1)), "double")
+    with pytest.raises(
+        MemoryError, match=r"states of 2000 rows of 14 qubits: .* a need of 500.0 M"
+    ):
+        qdp.state(circuit, parameters, backend="cpu")
+
+
 def test_rows_at_the_edge_of_the_tolerance_are_states():
     states = np.eye(8) * (1 + 0.9e-6)
     found = qdp.expectation(LADDER, np.zeros(6), states, "Z0", backend="auto")

@@ -82,11 +82,12 @@ def _block_by_block(verb: Callable[P, Any]) -> Callable[P, Any]:
                 )
         if not states.n_samples:
             raise ValueError("states: expected a cache with at least one row, got none")
+        seed_of = _seeds_of_blocks(verb.__name__, options, seed)
         results = []
         for start, rows, encoding in states.blocks(circuit.n_qubits):
             part = slice(start, start + len(rows))
-            if seed is not None:  # draws of one block must not repeat those of another
-                options["seed"] = int(np.random.SeedSequence([seed, start]).generate_state(1)[0])
+            if seed_of is not None:
+                options["seed"] = seed_of(start)
             results.append(
                 call(
                     circuit,
@@ -101,6 +102,26 @@ def _block_by_block(verb: Callable[P, Any]) -> Callable[P, Any]:
         return _joined(results)
 
     return cast(Callable[P, Any], run)
+
+
+def _seeds_of_blocks(
+    verb: str, options: dict[str, Any], seed: int | None
+) -> Callable[[int], Any] | None:
+    """Return what seeds the block that starts at a row, or None where nothing is drawn.
+
+    Samples are drawn from one generator, row after row, as from an array. SPSA moves all rows in
+    the same directions. Shots in gradients are drawn anew for each block: other numbers than
+    those of an array, and other ones for other blocks.
+    """
+    if verb == "sample":
+        generator = np.random.default_rng(seed)
+        return lambda start: generator
+    if options.get("shots") is None:
+        if options.get("method") == "spsa" and seed is None:
+            seed = int(np.random.SeedSequence().generate_state(1)[0])
+        return None if seed is None else lambda start: seed
+    root = int(np.random.default_rng(seed).integers(2**32))
+    return lambda start: int(np.random.SeedSequence([root, start]).generate_state(1)[0])
 
 
 def _joined(results: list[Any]) -> Any:
@@ -833,7 +854,7 @@ def _prepare(
             f"reads {circuit.n_inputs} features, got None"
         )
     columns = None if inputs is None else _angles(inputs, circuit.n_inputs, "inputs", "F")
-    features, initial, has_rows, recheck = _states(states, chosen, circuit, engine)
+    features, initial, has_rows, recheck = _states(states, chosen, circuit, engine, method)
     rows, with_rows, single_row = _count_rows(angles, columns, initial, has_rows)
     precision = _precision(precision, None if chosen is not None else initial)
     n_inputs = circuit.n_inputs
@@ -1017,7 +1038,11 @@ def _angles(value: Any, count: int, name: str, letter: str) -> Array:
 
 
 def _states(
-    states: Any, encoding: Encoding | None, circuit: Circuit, engine: Backend
+    states: Any,
+    encoding: Encoding | None,
+    circuit: Circuit,
+    engine: Backend,
+    method: planner.Method,
 ) -> tuple[Array | None, Array | None, bool, Callable[[], object] | None]:
     """Check states or features.
 
@@ -1035,14 +1060,15 @@ def _states(
         array = _state_shaped(states, "states", n_qubits)
         rows = array if array.ndim == 2 else array[None]
         check: Callable[[], object] = functools.partial(_require_normalised, array, "states")
-        if not _leaves_checks(engine, circuit, len(rows)):
+        if array.ndim == 1 or not _leaves_checks(engine, circuit, len(rows), method):
             check()
             return rows, rows, array.ndim == 2, None
         return rows, rows, array.ndim == 2, check
     features, has_rows = encoding.as_rows(states)
     if isinstance(encoding, Amplitude):
         shaped = encoding.validate_for_fill(features, n_qubits)
-        if encoding.normalize and _leaves_checks(engine, circuit, len(shaped)):
+        leaves = has_rows and _leaves_checks(engine, circuit, len(shaped), method)
+        if encoding.normalize and leaves:
             check = functools.partial(encoding.validate, shaped, n_qubits)
             return shaped, shaped, has_rows, check
         features, norms = encoding.validate_with_norms(shaped, n_qubits)
@@ -1051,12 +1077,15 @@ def _states(
     return features, features, has_rows, None
 
 
-def _leaves_checks(engine: Backend, circuit: Circuit, rows: int) -> bool:
+def _leaves_checks(engine: Backend, circuit: Circuit, rows: int, method: planner.Method) -> bool:
     """Whether looking at the rows' values is left to the run that loads them.
 
     That saves a pass over memory, an eighth of a gradient of a shallow circuit; but a bad row
-    is then met only when its turn comes, so long runs look at all rows first.
+    is then met only when its turn comes, so long runs look at all rows first, and so do methods
+    of many evaluations.
     """
+    if method not in ("expectation", "state", "adjoint"):
+        return False
     work = rows * (1 + len(circuit.operations)) << circuit.n_qubits
     return engine.checks_rows and work <= _MOST_WORK_UNCHECKED
 

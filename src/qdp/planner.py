@@ -192,14 +192,16 @@ def require_memory(
     )
     run = _Run.of(circuit, observables, rows, encoding, precision, method == "state", prune=prune)
     found = run.memory(method)
+    # Other results are for the verbs to count, which know what they give back.
+    results = found.results if method == "expectation" else 0
     parts = {
-        "results": found.results,
+        "results": results,
         "tables that all threads read": found.shared,
         f"states that {found.threads} threads work on": found.threads * found.per_thread,
     }
     largest = max(parts, key=lambda name: parts[name])
     memory.require_memory(
-        found.total - found.inputs,
+        sum(parts.values()),
         what,
         f"most of it are the {largest}, {format_bytes(parts[largest])}: pass fewer rows at a time, "
         "use fewer qubits or threads, or precision='single'",
@@ -487,14 +489,16 @@ class _Run:
         if method not in self.n_evaluations:
             return 0
         n = self.n_evaluations[method]
+        n_observables = max(1, len(self.observables))
         tables = n * 2 * self.amplitudes * self.item
-        values = self.item * self.rows * n
+        values = self.item * self.rows * n_observables * n
         if values > _EVALUATION_BYTES:
             values = min(values, max(_EVALUATION_BYTES, (available_memory() or 0) // 4))
         return (
             (tables if tables <= _SHIFT_TABLE_BYTES else 0)
             + values
-            + 8 * self.rows * self.circuit.n_parameters
+            # The sums in double, observables first, and their copy in the order of results.
+            + 16 * self.rows * n_observables * self.circuit.n_parameters
         )
 
     # Arithmetic
