@@ -60,7 +60,10 @@ def run(option: str, source: Any, plan: Any, case: Case, gradient: Any, folder: 
 
     options: dict[str, Any] = {"encoding": case.encoding}
     if option == "fuse":
-        features = np.concatenate([chunk.features for chunk in source.chunks(len(source))])
+        (chunk,) = source.chunks(len(source))  # a view where the rows are in memory
+        features = chunk.features
+        if case.in_file:  # mapped, not read
+            features = features.copy()
         return [gradient(features, **options) for _ in range(case.reuse)][-1]
     if option == "cache":
         in_files = plan.cache.place == "files"

@@ -387,20 +387,41 @@ def test_predictions_for_a_file_by_hand(rates, tmp_path):
     source = saved(tmp_path / "rows.npy", np.ones((1000, 2)))
     circuit = qdp.ansatz.ry_rz_ladder(1, 1)
     plan = qdp.plan(circuit, source, "Z0", encoding="amplitude", reuse=10, memory=20000)
-    read = 16e3 / 1.5e9
+    read = 16e3 / 10e9
     assert plan.fuse.seconds == pytest.approx(read + 10 * (42e-6 + 16e-6 + 1e-4))
     assert plan.stream.seconds == pytest.approx(10 * (read + 42e-6 + 16e-6 + 1e-4))
     # 24000 bytes are beyond the budget, so that the cache writes files.
     assert plan.cache.seconds == pytest.approx(
-        read + 16e3 / 1.8e9 + 24e3 / 0.5e9 + 10 * (42e-6 + 24e3 / 1.5e9 + 1e-4)
+        read + 16e3 / 1.8e9 + 24e3 / 0.5e9 + 10 * (42e-6 + 24e3 / 10e9 + 1e-4)
     )
     assert (plan.decision, plan.fuse.place, plan.cache.place) == ("fuse", "memory", "files")
 
 
+def test_files_beyond_memory_are_read_from_the_disk(rates, tmp_path, monkeypatch):
+    source = saved(tmp_path / "rows.npy", np.ones((1000, 2)))
+    circuit = qdp.ansatz.ry_rz_ladder(1, 1)
+    monkeypatch.setattr(planner, "available_memory", lambda: 15000)
+    plan = qdp.plan(circuit, source, "Z0", encoding="amplitude", reuse=2)
+    # Two chunks, since one takes no more than there is.
+    assert plan.stream.seconds == pytest.approx(2 * (16e3 / 1.5e9 + 42e-6 + 16e-6 + 2e-4))
+    assert plan.decision == "stream"
+
+
+def test_tables_are_decoded_in_every_pass(rates, tmp_path):
+    table = pytest.importorskip("pyarrow", reason="Parquet is read by pyarrow").table
+    parquet = pytest.importorskip("pyarrow.parquet")
+    path = tmp_path / "rows.parquet"
+    parquet.write_table(table({"a": np.ones(1000), "b": np.ones(1000)}), path)
+    plan = qdp.plan(
+        qdp.ansatz.ry_rz_ladder(1, 1), qdp.open(path), "Z0", encoding="amplitude", reuse=10
+    )
+    assert plan.stream.seconds - plan.fuse.seconds == pytest.approx(9 * 16e3 / 0.3e9)
+
+
 def test_values_and_single_precision(rates):
     # 20 FLOP for values, at twice the rate in single; a cache of complex64 states of 16 bytes is
-    # no larger than the two float64 features, so that it keeps states: RY and RZ 4 A each as
-    # complex numbers, <Z> 6 A: 14 A = 28 FLOP.
+    # no larger than the two float64 features, so that it keeps states: RY 4 A on complex
+    # numbers, RZ 6 A, <Z> 6 A: 16 A = 32 FLOP.
     plan = qdp.plan(
         qdp.ansatz.ry_rz_ladder(1, 1),
         np.ones((1000, 2)),
@@ -411,7 +432,7 @@ def test_values_and_single_precision(rates):
     )
     assert plan.fuse.seconds == pytest.approx(10e-6 + 16e-6 + 1e-4)
     assert plan.cache.n_bytes == 16000
-    assert plan.cache.seconds == pytest.approx(16e3 / 1.8e9 + 16e3 / 6e9 + 14e-6 + 16e-6 + 1e-4)
+    assert plan.cache.seconds == pytest.approx(16e3 / 1.8e9 + 16e3 / 6e9 + 16e-6 + 16e-6 + 1e-4)
 
 
 def test_rows_that_do_not_fit_are_streamed(rates, tmp_path):
@@ -439,8 +460,14 @@ def test_a_costly_encoding_is_cached_once_it_is_used_again(rates):
         - 100 * 36 * 8 / 1.8e9
         - 100 * 256 * 16 / 6e9
     )
-    angle = qdp.plan(circuit, np.ones((100, 8)), "Z0", encoding="angle", reuse=1)
-    assert angle.decision == "fuse"
+
+
+def test_more_passes_pay_for_a_cache(machine, monkeypatch):
+    # So fast an engine that a single pass does not earn the build.
+    monkeypatch.setattr(planner._Rates, "here", lambda threads: planner._Rates(3e12, 4e12 / 3))
+    circuit, rows = qdp.ansatz.ry_rz_ladder(8, 1), np.ones((100, 36))
+    for reuse, decision in ((1, "fuse"), (50, "cache")):
+        assert qdp.plan(circuit, rows, "Z0", encoding="iqp", reuse=reuse).decision == decision
 
 
 @pytest.mark.parametrize("reuse", [1, 7])

@@ -53,14 +53,14 @@ _ENGINE_OF_PEAK = 1 / 3  # docs/performance.md
 _READ_OF_TRIAD = 3 / 4
 _CALL_SECONDS = 1e-4
 _CHUNK_BYTES = 64 * 2**20
-# Bytes of features a second: arrays in files need only a look, tables are decoded.
-_ARRAY_FILE_BYTES_PER_SECOND = 1.5e9
+# Files that fit into memory are read from there but for the first time; tables are decoded.
+_KEPT_FILE_BYTES_PER_SECOND = 10e9
+_DISK_BYTES_PER_SECOND = 1.5e9
 _TABLE_BYTES_PER_SECOND = 0.3e9
 # Building a cache hashes the features and writes to fresh memory, or to files with checksums.
 _HASH_BYTES_PER_SECOND = 1.8e9
 _FRESH_BYTES_PER_SECOND = 6e9
 _FILE_WRITE_BYTES_PER_SECOND = 0.5e9
-_FILE_READ_BYTES_PER_SECOND = 1.5e9
 
 
 @dataclass(frozen=True)
@@ -459,7 +459,7 @@ def _plan(
     chunk_bytes = min(_CHUNK_BYTES, raw_bytes, _CHUNK_BYTES if limit is None else limit)
 
     in_memory = _in_memory(source)
-    read = 0.0 if in_memory else raw_bytes / _file_rate(source)
+    read = 0.0 if in_memory else raw_bytes / _source_rate(source, raw_bytes)
     fused_pass = n_rows * fused.flops(done) / flop_rate + raw_bytes / memory_rate
     ran = fused if compact else encoded
     cached_pass = n_rows * ran.flops(done) / flop_rate + _calls(stored_bytes, _CHUNK_BYTES)
@@ -477,7 +477,7 @@ def _plan(
         cache = Option(seconds, stored_bytes, "memory")
     else:
         build += stored_bytes / _FILE_WRITE_BYTES_PER_SECOND
-        seconds = build + reuse * (cached_pass + stored_bytes / _FILE_READ_BYTES_PER_SECOND)
+        seconds = build + reuse * (cached_pass + stored_bytes / _file_rate(stored_bytes))
         cache = Option(seconds, stored_bytes, "files")
     stream = Option(
         reuse * (read + fused_pass + _calls(raw_bytes, chunk_bytes)),
@@ -511,10 +511,18 @@ def _in_memory(source: Source) -> bool:
     )
 
 
-def _file_rate(source: Source) -> float:
-    return (
-        _ARRAY_FILE_BYTES_PER_SECOND if isinstance(source, StoredArray) else _TABLE_BYTES_PER_SECOND
-    )
+def _source_rate(source: Source, n_bytes: int) -> float:
+    """Bytes of features that a source outside memory gives in a second."""
+    if isinstance(source, StoredArray):
+        return _file_rate(n_bytes)
+    return min(_TABLE_BYTES_PER_SECOND, _file_rate(n_bytes))
+
+
+def _file_rate(n_bytes: int) -> float:
+    """Bytes a second of files of arrays, ``n_bytes`` in all, read again and again."""
+    available = available_memory()
+    kept = available is None or n_bytes <= available
+    return _KEPT_FILE_BYTES_PER_SECOND if kept else _DISK_BYTES_PER_SECOND
 
 
 def _calls(n_bytes: int, chunk_bytes: int) -> float:
