@@ -471,14 +471,14 @@ def _plan(
         "source" if in_memory else "memory",
     )
     build = read + raw_bytes / _HASH_BYTES_PER_SECOND
+    cached_pass += stored_bytes / memory_rate
     if limit is None or stored_bytes <= limit:
         build += stored_bytes / _FRESH_BYTES_PER_SECOND
-        seconds = build + reuse * (cached_pass + stored_bytes / memory_rate)
-        cache = Option(seconds, stored_bytes, "memory")
+        cache = Option(build + reuse * cached_pass, stored_bytes, "memory")
     else:
         build += stored_bytes / _FILE_WRITE_BYTES_PER_SECOND
-        seconds = build + reuse * (cached_pass + stored_bytes / _file_rate(stored_bytes))
-        cache = Option(seconds, stored_bytes, "files")
+        cached_pass += stored_bytes / _file_rate(stored_bytes)
+        cache = Option(build + reuse * cached_pass, stored_bytes, "files")
     stream = Option(
         reuse * (read + fused_pass + _calls(raw_bytes, chunk_bytes)),
         chunk_bytes,
