@@ -74,6 +74,7 @@ NAMES = [
     "memory_estimate",
     "open",
     "parameter",
+    "plan",
     "preprocessing",
     "probabilities",
     "sample",

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The planner's numbers: against counts made by hand, and against what the engine really does."""
 
+import math
 import subprocess
 import sys
 
@@ -350,3 +351,196 @@ def test_explain_counts_matrices_that_pruning_leaves_out():
     assert "QubitUnitary on wires 0, 1" not in text
     # The angle encoding of wire 0 goes with the matrix on it.
     assert "pruned        1 rotation and 1 constant matrix that change no value" in text
+
+
+# Plans
+
+
+@pytest.fixture
+def rates(machine, monkeypatch):
+    """An engine of 1 GFLOP/s that reads memory at 1 GB/s."""
+    monkeypatch.setattr(planner._Rates, "here", lambda threads: planner._Rates(3e9, 4e9 / 3))
+
+
+def saved(path, rows):
+    np.save(path, rows)
+    return qdp.open(path)
+
+
+def test_predictions_by_hand(rates):
+    # One qubit, as in test_arithmetic_of_one_qubit: 42 FLOP, two features of 8 bytes. A cache
+    # keeps them with a norm, 24 bytes. 10 passes over 1000 rows, 0.1 ms a call.
+    plan = qdp.plan(
+        qdp.ansatz.ry_rz_ladder(1, 1), np.ones((1000, 2)), "Z0", encoding="amplitude", reuse=10
+    )
+    assert plan.decision == "fuse"
+    assert plan.fuse.seconds == pytest.approx(10 * (42e-6 + 16e-6 + 1e-4))
+    assert plan.stream.seconds == pytest.approx(10 * (42e-6 + 16e-6 + 1e-4))
+    assert plan.cache.seconds == pytest.approx(
+        16e3 / 1.8e9 + 24e3 / 6e9 + 10 * (42e-6 + 24e-6 + 1e-4)
+    )
+    assert (plan.fuse.n_bytes, plan.cache.n_bytes, plan.stream.n_bytes) == (0, 24000, 16000)
+    assert (plan.fuse.place, plan.cache.place, plan.stream.place) == ("source", "memory", "source")
+
+
+def test_predictions_for_a_file_by_hand(rates, tmp_path):
+    source = saved(tmp_path / "rows.npy", np.ones((1000, 2)))
+    circuit = qdp.ansatz.ry_rz_ladder(1, 1)
+    plan = qdp.plan(circuit, source, "Z0", encoding="amplitude", reuse=10, memory=20000)
+    read = 16e3 / 10e9
+    assert plan.fuse.seconds == pytest.approx(read + 10 * (42e-6 + 16e-6 + 1e-4))
+    assert plan.stream.seconds == pytest.approx(10 * (read + 42e-6 + 16e-6 + 1e-4))
+    # 24000 bytes are beyond the budget, so that the cache writes files.
+    assert plan.cache.seconds == pytest.approx(
+        read + 16e3 / 1.8e9 + 24e3 / 0.5e9 + 10 * (42e-6 + 24e-6 + 24e3 / 10e9 + 1e-4)
+    )
+    assert (plan.decision, plan.fuse.place, plan.cache.place) == ("fuse", "memory", "files")
+
+
+def test_files_beyond_memory_are_read_from_the_disk(rates, tmp_path, monkeypatch):
+    source = saved(tmp_path / "rows.npy", np.ones((1000, 2)))
+    circuit = qdp.ansatz.ry_rz_ladder(1, 1)
+    monkeypatch.setattr(planner, "available_memory", lambda: 15000)
+    plan = qdp.plan(circuit, source, "Z0", encoding="amplitude", reuse=2)
+    # Two chunks, since one takes no more than there is.
+    assert plan.stream.seconds == pytest.approx(2 * (16e3 / 1.5e9 + 42e-6 + 16e-6 + 2e-4))
+    assert plan.cache.seconds == pytest.approx(
+        16e3 / 1.5e9 + 16e3 / 1.8e9 + 24e3 / 0.5e9 + 2 * (42e-6 + 24e-6 + 24e3 / 1.5e9 + 1e-4)
+    )
+    assert math.isinf(plan.fuse.seconds)
+
+
+def test_tables_are_decoded_in_every_pass(rates, tmp_path):
+    table = pytest.importorskip("pyarrow", reason="Parquet is read by pyarrow").table
+    parquet = pytest.importorskip("pyarrow.parquet")
+    path = tmp_path / "rows.parquet"
+    parquet.write_table(table({"a": np.ones(1000), "b": np.ones(1000)}), path)
+    plan = qdp.plan(
+        qdp.ansatz.ry_rz_ladder(1, 1), qdp.open(path), "Z0", encoding="amplitude", reuse=10
+    )
+    assert plan.stream.seconds - plan.fuse.seconds == pytest.approx(9 * 16e3 / 0.3e9)
+
+
+def test_values_and_single_precision(rates):
+    # 20 FLOP for values, at twice the rate in single; a cache of complex64 states of 16 bytes is
+    # no larger than the two float64 features, so that it keeps states: RY 4 A on complex
+    # numbers, RZ 6 A, <Z> 6 A: 16 A = 32 FLOP.
+    plan = qdp.plan(
+        qdp.ansatz.ry_rz_ladder(1, 1),
+        np.ones((1000, 2)),
+        "Z0",
+        encoding="amplitude",
+        method="expectation",
+        precision="single",
+    )
+    assert plan.fuse.seconds == pytest.approx(10e-6 + 16e-6 + 1e-4)
+    assert plan.cache.n_bytes == 16000
+    assert plan.cache.seconds == pytest.approx(16e3 / 1.8e9 + 16e3 / 6e9 + 16e-6 + 16e-6 + 1e-4)
+
+
+def test_rows_that_do_not_fit_are_streamed(rates, tmp_path):
+    source = saved(tmp_path / "rows.npy", np.ones((1000, 16)))
+    plan = qdp.plan(
+        qdp.ansatz.ry_rz_ladder(4, 1), source, "Z0", encoding="amplitude", memory="64KiB"
+    )
+    assert plan.decision == "stream"
+    assert math.isinf(plan.fuse.seconds)
+    assert plan.stream.n_bytes == 65536
+    assert "do not fit the budget" in plan.reason
+    assert "fuse does not fit: it would keep 125.0 KiB (memory)" in str(plan)
+
+
+def test_a_costly_encoding_is_cached(rates):
+    # The angles of iqp differ from row to row: the run applies every one of 36 pairs and singles.
+    circuit, rows = qdp.ansatz.ry_rz_ladder(8, 1), np.ones((100, 36))
+    plan = qdp.plan(circuit, rows, "Z0", encoding="iqp", reuse=50)
+    assert plan.decision == "cache"
+    assert plan.cache.n_bytes == 100 * 256 * 16
+    fused = planner.operations(circuit, "Z0", rows=100, encoding="iqp")
+    states = planner.operations(circuit, "Z0", rows=100)
+    assert plan.fuse.seconds - plan.cache.seconds == pytest.approx(
+        50 * (100 * (fused - states) / 1e9 + (100 * (36 * 8 - 256 * 16)) / 1e9)
+        - 100 * 36 * 8 / 1.8e9
+        - 100 * 256 * 16 / 6e9
+    )
+
+
+def test_more_passes_pay_for_a_cache(machine, monkeypatch):
+    # So fast an engine that a single pass does not earn the build.
+    monkeypatch.setattr(planner._Rates, "here", lambda threads: planner._Rates(3e12, 4e12 / 3))
+    circuit, rows = qdp.ansatz.ry_rz_ladder(8, 1), np.ones((100, 36))
+    for reuse, decision in ((1, "fuse"), (50, "cache")):
+        assert qdp.plan(circuit, rows, "Z0", encoding="iqp", reuse=reuse).decision == decision
+
+
+@pytest.mark.parametrize("reuse", [1, 7])
+def test_the_decision_is_the_fastest_option(rates, reuse):
+    for encoding, n_features in (("amplitude", 64), ("angle", 6), ("iqp", 21)):
+        plan = qdp.plan(
+            qdp.ansatz.ry_rz_ladder(6, 1),
+            np.ones((99, n_features)),
+            "Z0",
+            encoding=encoding,
+            reuse=reuse,
+        )
+        seconds = {name: option.seconds for name, option in plan.options.items()}
+        assert seconds[plan.decision] == min(seconds.values())
+
+
+def test_rates_are_those_of_this_machine():
+    threads = planner._Machine.here().threads
+    rates = planner._Rates.here(threads)
+    assert 1e8 < rates.flops < 1e15
+    assert 1e8 < rates.n_bytes < 1e14
+    assert planner._Rates.here(threads) is rates
+
+
+def test_explain_shows_the_plan_of_rows(rates):
+    circuit, rows = qdp.ansatz.ry_rz_ladder(1, 1), np.ones((1000, 2))
+    text = explain(circuit, "Z0", rows=qdp.open(rows), encoding="amplitude", reuse=10)
+    plan = qdp.plan(circuit, rows, "Z0", encoding="amplitude", reuse=10)
+    assert text.endswith(str(plan))
+    assert lines(text, "plan")[1:] == [
+        "fuse 1.58 ms, keeps 0 B (source)",
+        "cache 1.67 ms, keeps 23.4 KiB (memory)",
+        "stream 1.58 ms, keeps 15.6 KiB (source)",
+    ]
+    assert lines(text, "work a row") == lines(
+        explain(circuit, "Z0", rows=1000, encoding="amplitude"), "work a row"
+    )
+    assert "plan" not in explain(circuit, "Z0", rows=1000, encoding="amplitude")
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        ({"reuse": 0}, ValueError, "reuse: expected at least 1 pass, got 0"),
+        ({"reuse": 1.5}, TypeError, "float"),
+        ({"memory": "much"}, ValueError, "memory: expected bytes or text such as '4GiB'"),
+        ({"memory": 31}, ValueError, "memory: expected at least one row, 32 B, got 31 B"),
+        ({"method": "magic"}, ValueError, "got 'magic'"),
+        ({"encoding": "wave"}, ValueError, "got 'wave'"),
+        ({"encoding": None}, ValueError, "encoding: expected one for the rows"),
+        ({"encoding": "angle"}, ValueError, "at most 2 features a row for 'angle' on 2 qubits"),
+        ({"precision": "half"}, ValueError, "got 'half'"),
+        ({"observable": "Z9"}, ValueError, "got wire 9"),
+        ({"circuit": "circuit"}, TypeError, "expected a qdp.Circuit, got str"),
+    ],
+)
+def test_mistakes_in_a_plan_are_refused(rates, change, error, message):
+    given = {
+        "circuit": qdp.ansatz.ry_rz_ladder(2, 1),
+        "source": np.ones((3, 4)),
+        "observable": "Z0",
+        "encoding": "amplitude",
+    } | change
+    with pytest.raises(error, match=message):
+        qdp.plan(**given)
+
+
+def test_a_source_of_unknown_length_has_no_plan(tmp_path):
+    pytest.importorskip("pyarrow", reason="CSV is read by pyarrow")
+    path = tmp_path / "rows.csv"
+    path.write_text("a,b\n1,2\n", encoding="utf-8")
+    with pytest.raises(ValueError, match="source: expected one of known length"):
+        qdp.plan(qdp.ansatz.ry_rz_ladder(1, 1), qdp.open(path), "Z0", encoding="amplitude")

@@ -31,7 +31,7 @@ from qdp.errors import BackendUnavailable, CacheCorrupt
 from qdp.gates import feature, parameter
 from qdp.loader import Loader
 from qdp.opening import open
-from qdp.planner import explain, memory_estimate
+from qdp.planner import explain, memory_estimate, plan
 
 try:
     __version__ = _version("qdp")
@@ -60,6 +60,7 @@ __all__ = [
     "memory_estimate",
     "open",
     "parameter",
+    "plan",
     "preprocessing",
     "probabilities",
     "sample",

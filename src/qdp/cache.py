@@ -28,6 +28,7 @@ from qdp import encodings, engine, loader, memory, opening
 from qdp.arrays import Array
 from qdp.encodings import Amplitude, Encoding
 from qdp.errors import BackendUnavailable, CacheCorrupt
+from qdp.memory import parse_bytes
 from qdp.sources import Source, row_indices
 
 FORMAT = 1
@@ -36,7 +37,6 @@ BitOrder = Literal["big", "little"]
 
 _MANIFEST = "manifest.json"
 _CHUNK_BYTES = 64 * 2**20
-_UNITS = {"": 1, "B": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40}
 _STATES = {"double": "complex128", "single": "complex64"}
 _NOT_POPULATED = "Cache not populated. Call encode_all() first."
 _Parts = dict[str, Array]
@@ -137,7 +137,7 @@ class StateCache:
                 "device='cpu'"
             )
         self.directory = None if directory is None else Path(directory)
-        self.memory = _bytes(memory)
+        self.memory = parse_bytes(memory)
         self.counters = Counters()
         self.clear()
 
@@ -621,14 +621,3 @@ def _sha256(features: Array) -> str:
 
 def _json(value: Mapping[str, Any]) -> str:
     return json.dumps(value, sort_keys=True, separators=(",", ":"))
-
-
-def _bytes(size: int | str) -> int:
-    """Read a number of bytes, as an integer or with a binary unit."""
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([A-Za-z]*)", str(size))
-    if match is None or match[2] not in _UNITS:
-        raise ValueError(
-            f"memory: expected bytes or text such as '4GiB', got {size!r}; units are "
-            f"{', '.join(unit for unit in _UNITS if unit)}"
-        )
-    return int(float(match[1]) * _UNITS[match[2]])

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import os
+import re
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
@@ -24,6 +25,7 @@ _MEMINFO = Path("/proc/meminfo")
 _CGROUP = Path("/sys/fs/cgroup")
 # Reading the limits costs tens of microseconds, as much as a small circuit over a whole batch.
 ALWAYS_ALLOWED = 64 * 2**20
+_UNITS = {"": 1, "B": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40}
 
 
 def available_memory() -> int | None:
@@ -118,6 +120,21 @@ def format_bytes(n_bytes: float) -> str:
             return f"{size:.0f} B" if unit == "B" else f"{size:.1f} {unit}"
         size /= 1024
     return f"{size:.1f} PiB"
+
+
+def parse_bytes(size: int | str) -> int:
+    """Read a number of bytes, as an integer or with a binary unit; ValueError if it is neither.
+
+    >>> parse_bytes("1.5 KiB")
+    1536
+    """
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([A-Za-z]*)", str(size))
+    if match is None or match[2] not in _UNITS:
+        raise ValueError(
+            f"memory: expected bytes or text such as '4GiB', got {size!r}; units are "
+            f"{', '.join(unit for unit in _UNITS if unit)}"
+        )
+    return int(float(match[1]) * _UNITS[match[2]])
 
 
 def _machine_limit() -> int | None:

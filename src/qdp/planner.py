@@ -1,28 +1,35 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a run will cost, before it runs: normal form, layout, arithmetic and memory.
+"""What a run will cost, before it runs: normal form, layout, arithmetic, memory, and the best plan.
 
-``explain`` says it in words, ``memory_estimate`` in bytes. Both describe the compiled CPU engine
-on this machine and compute no state. Arithmetic is counted as real additions and multiplications
-(a fused multiply-add is two) that the method needs; loads, stores and address work are not in it.
+``explain`` says it in words, ``memory_estimate`` in bytes; ``plan`` chooses how rows reach the
+engine. All describe the compiled CPU engine on this machine and compute no state. Arithmetic is
+counted as real additions and multiplications (a fused multiply-add is two) that the method needs;
+loads, stores and address work are not in it.
 Letters: A = 2**n_qubits amplitudes of a state; a tile is what a thread works on at a time.
 """
 
 from __future__ import annotations
 
+import functools
+import math
+import numbers
+import operator
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
-from qdp import encodings, gates, memory
+from qdp import encodings, gates, memory, opening
 from qdp.circuit import Circuit, Observable, PauliTerm
 from qdp.encodings import Amplitude, Encoding, GateEncoding
 from qdp.errors import BackendUnavailable
-from qdp.memory import ALWAYS_ALLOWED, available_memory, format_bytes
+from qdp.memory import ALWAYS_ALLOWED, available_memory, format_bytes, parse_bytes
 from qdp.program import PauliRotation, Program, Step, compile_program
+from qdp.sources import ArraySource, Source, StoredArray
 
 Precision = Literal["double", "single"]
 Method = Literal["expectation", "state", "adjoint", "parameter-shift", "finite-difference", "spsa"]
+Decision = Literal["fuse", "cache", "stream"]
 
 # The engine's own numbers (native/engine.cpp); tests/test_planner.py holds them against its runs.
 _ITEM_BYTES = {"double": 8, "single": 4}
@@ -39,6 +46,21 @@ _MOST_STEPS_SHOWN = 12
 _MOST_TABLE_BYTES = 64
 # Results of shifted evaluations beyond this come in chunks (qdp.gradients).
 _EVALUATION_BYTES = 64 * 2**20
+
+# What plans are predicted from, besides rates measured in this process: benchmark/plan_choice.py
+# holds the choices against the clock.
+_ENGINE_OF_PEAK = 1 / 3  # docs/performance.md
+_READ_OF_TRIAD = 3 / 4
+_CALL_SECONDS = 1e-4
+_CHUNK_BYTES = 64 * 2**20
+# Files that fit into memory are read from there but for the first time; tables are decoded.
+_KEPT_FILE_BYTES_PER_SECOND = 10e9
+_DISK_BYTES_PER_SECOND = 1.5e9
+_TABLE_BYTES_PER_SECOND = 0.3e9
+# Building a cache hashes the features and writes to fresh memory, or to files with checksums.
+_HASH_BYTES_PER_SECOND = 1.8e9
+_FRESH_BYTES_PER_SECOND = 6e9
+_FILE_WRITE_BYTES_PER_SECOND = 0.5e9
 
 
 @dataclass(frozen=True)
@@ -109,22 +131,26 @@ def explain(
     circuit: Circuit,
     observable: Observable | str | Sequence[Observable | str] | None = None,
     *,
-    rows: int = 1,
+    rows: Any = 1,
     encoding: str | Encoding | None = None,
     prune: bool = False,
     precision: Precision = "double",
+    reuse: int = 1,
+    memory: int | str | None = None,
 ) -> str:
     """Return in words how the engine would run ``circuit``: what was rewritten, what it costs.
 
     It names the normal form and its steps, the operations that fell outside it and their price,
     the layout chosen for ``rows`` rows, arithmetic and bytes a row, and the memory held.
     ``observable`` None is a run for states. ``encoding`` is as in ``memory_estimate``, ``prune`` as
-    in ``qdp.expectation``.
+    in ``qdp.expectation``. Where ``rows`` are not a number but rows, anything that ``plan`` takes,
+    the plan for ``reuse`` passes with ``memory`` is shown too: for adjoint gradients, or for values
+    with several observables or a circuit without parameters.
 
     Raises:
         TypeError: ``circuit`` is no Circuit, ``encoding`` neither a name nor an Encoding.
         ValueError: an unknown precision or encoding, a negative number of rows, an observable
-            whose text can't be read or that reads a wire outside the circuit.
+            whose text can't be read or that reads a wire outside the circuit; what ``plan`` raises.
         BackendUnavailable: the compiled extension, whose work this is, can't be imported.
 
     >>> import qdp
@@ -132,14 +158,24 @@ def explain(
     >>> print(text.splitlines()[1])
     normal form   8 rotations in 2 steps; 3 Clifford gates cost no pass
     """
-    given: Sequence[Observable | str]
-    if observable is None:
-        given = ()
-    elif isinstance(observable, Observable | str):
-        given = (observable,)
-    else:
-        given = observable
-    observables = tuple(Observable(one) if isinstance(one, str) else one for one in given)
+    observables = _observables(observable)
+    plan_lines = []
+    if not isinstance(rows, numbers.Integral):
+        rows = _rows_of(rows)
+        gradient = len(observables) == 1 and isinstance(circuit, Circuit) and circuit.n_parameters
+        found = _plan(
+            circuit,
+            rows,
+            observables,
+            encoding,
+            reuse,
+            memory,
+            "adjoint" if gradient else "expectation",
+            precision,
+            prune,
+        )
+        plan_lines = str(found).splitlines()
+        rows = len(rows)
     run = _Run.of(
         circuit, observables, rows, encoding, precision, apply_frame=not observables, prune=prune
     )
@@ -154,7 +190,104 @@ def explain(
             run.layout_line(),
             *run.work_lines(),
             *run.memory_lines(),
+            *plan_lines,
         ]
+    )
+
+
+@dataclass(frozen=True)
+class Option:
+    """One way to run: predicted ``seconds`` in all, and the ``n_bytes`` of rows that it keeps.
+
+    ``place`` is where the rows wait between passes: "memory", "files" (of a cache) or "source",
+    which keeps none. ``seconds`` is infinite for an option that would not fit.
+    """
+
+    seconds: float
+    n_bytes: int
+    place: Literal["memory", "files", "source"]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How rows should reach the engine: the ``decision``, the three options, and the ``reason``.
+
+    >>> plan = Plan(
+    ...     "fuse",
+    ...     fuse=Option(1.0, 0, "source"),
+    ...     cache=Option(3.0, 2048, "memory"),
+    ...     stream=Option(1.5, 1024, "source"),
+    ...     reason="it has nothing to build",
+    ... )
+    >>> print(plan)
+    plan          fuse: it has nothing to build
+                  fuse 1 s, keeps 0 B (source)
+                  cache 3 s, keeps 2.0 KiB (memory)
+                  stream 1.5 s, keeps 1.0 KiB (source)
+    """
+
+    decision: Decision
+    fuse: Option
+    cache: Option
+    stream: Option
+    reason: str
+
+    @property
+    def options(self) -> dict[Decision, Option]:
+        """The three options by name."""
+        return {"fuse": self.fuse, "cache": self.cache, "stream": self.stream}
+
+    def __str__(self) -> str:
+        lines = [f"plan          {self.decision}: {self.reason}"]
+        for name, option in self.options.items():
+            need = f"{format_bytes(option.n_bytes)} ({option.place})"
+            if math.isinf(option.seconds):
+                lines.append(f"              {name} does not fit: it would keep {need}")
+            else:
+                lines.append(f"              {name} {_seconds(option.seconds)}, keeps {need}")
+        return "\n".join(lines)
+
+
+def plan(
+    circuit: Circuit,
+    source: Any,
+    observable: Observable | str | None = None,
+    *,
+    encoding: str | Encoding,
+    reuse: int = 1,
+    memory: int | str | None = None,
+    method: Method = "adjoint",
+    precision: Precision = "double",
+) -> Plan:
+    """Choose how the rows of ``source`` reach the engine in ``reuse`` passes over all of them.
+
+    ``fuse`` gives raw features in memory to every call, which encodes them inside; ``cache``
+    encodes them once into a ``StateCache`` and gives that; ``stream`` reads them from the source
+    anew in every pass, chunk by chunk. ``source`` is a ``Source`` or what ``qdp.open`` takes:
+    rows (n, F). ``reuse`` counts epochs times calls. ``memory`` is the budget for rows kept between
+    and during calls, in bytes or as text such as "4GiB", None what is available; the engine's own
+    work (``memory_estimate``) comes on top. ``observable`` None is a run for states, whatever the
+    method. Seconds come from the arithmetic that ``explain`` counts and from rates of this
+    machine, measured once for some hundredths of a second; they are good for the choice, no more.
+
+    Raises:
+        TypeError: ``circuit`` is no Circuit, ``encoding`` neither a name nor an Encoding, ``reuse``
+            no whole number.
+        ValueError: an option out of its range, a source of unknown length or with more features
+            than the encoding takes, or a budget below one row.
+        BackendUnavailable: the compiled extension, whose work this is, can't be imported.
+
+    >>> import numpy as np, qdp
+    >>> circuit = qdp.ansatz.ry_rz_ladder(n_qubits=10, n_layers=2)
+    >>> plan(circuit, np.ones((500, 1024)), "Z0", encoding="amplitude").decision
+    'fuse'
+    >>> plan(circuit, np.ones((500, 55)), "Z0", encoding="iqp", reuse=100).decision
+    'cache'
+    """
+    rows = _rows_of(source)
+    observables = _observables(observable)
+    return _plan(
+        circuit, rows, observables, encoding, reuse, memory, method, precision, prune=False
     )
 
 
@@ -227,15 +360,176 @@ def operations(
     """
     one = Observable(observable) if isinstance(observable, str) else observable
     run = _Run.of(circuit, (one,), rows, encoding, precision, apply_frame=False)
-    if method == "expectation":
-        return run.forward_flops()
-    if method == "adjoint":
-        return run.adjoint_flops()
-    if method == "parameter-shift":
-        return run.shift_flops()
-    raise ValueError(
-        f"method: expected 'expectation', 'adjoint' or 'parameter-shift', got {method!r}"
+    if method not in ("expectation", "adjoint", "parameter-shift"):
+        raise ValueError(
+            f"method: expected 'expectation', 'adjoint' or 'parameter-shift', got {method!r}"
+        )
+    return run.flops(method)
+
+
+# The choice
+
+
+@dataclass(frozen=True)
+class _Rates:
+    """What the machine does in a second: double-precision operations, bytes of a triad."""
+
+    flops: float
+    n_bytes: float
+
+    @staticmethod
+    @functools.cache
+    def here(threads: int) -> _Rates:
+        """Measure them, once for a number of threads."""
+        from qdp.backends import cpu
+
+        core = vars(cpu)["_core"]
+        assert core.thread_count() == threads
+        return _Rates(2 * core.fma_rate(0.02), core.triad_rate(128 * 2**20, 0.02, False))
+
+
+def _observables(
+    observable: Observable | str | Sequence[Observable | str] | None,
+) -> tuple[Observable, ...]:
+    given: Sequence[Observable | str]
+    if observable is None:
+        given = ()
+    elif isinstance(observable, Observable | str):
+        given = (observable,)
+    else:
+        given = observable
+    return tuple(Observable(one) if isinstance(one, str) else one for one in given)
+
+
+def _rows_of(source: Any) -> Source:
+    rows = source if isinstance(source, Source) else opening.open(source)
+    if rows.n_rows is None:
+        raise ValueError(
+            f"source: expected one of known length, got {type(rows).__name__}, whose rows are "
+            "counted only by reading them; write it as .npy or .parquet first"
+        )
+    return rows
+
+
+def _plan(
+    circuit: Circuit,
+    source: Source,
+    observables: tuple[Observable, ...],
+    encoding: str | Encoding | None,
+    reuse: int,
+    budget: int | str | None,
+    method: Method,
+    precision: Precision,
+    prune: bool,
+) -> Plan:
+    if encoding is None:
+        raise ValueError("encoding: expected one for the rows of a source, got None")
+    if method not in get_args(Method):
+        raise ValueError(f"method: expected one of {', '.join(get_args(Method))}, got {method!r}")
+    if operator.index(reuse) < 1:
+        raise ValueError(f"reuse: expected at least 1 pass, got {reuse}")
+    limit = available_memory() if budget is None else parse_bytes(budget)
+    chosen = encodings.from_name(encoding)
+    n_rows = len(source)
+    done: Method = method if observables else "state"
+    fused, encoded = (
+        _Run.of(circuit, observables, n_rows, rows, precision, done == "state", prune)
+        for rows in (chosen, None)
     )
+    if source.n_features > chosen.n_features(circuit.n_qubits):
+        raise ValueError(
+            f"source: expected at most {chosen.n_features(circuit.n_qubits)} features a row for "
+            f"{chosen.name!r} on {circuit.n_qubits} qubits, got {source.n_features}"
+        )
+    row_bytes = source.n_features * source.dtype.itemsize
+    if limit is not None and row_bytes > limit:
+        raise ValueError(
+            f"memory: expected at least one row, {format_bytes(row_bytes)}, got "
+            f"{format_bytes(limit)}; give more"
+        )
+    rates = _Rates.here(fused.machine.threads)
+    flop_rate = rates.flops * _ENGINE_OF_PEAK * (2 if precision == "single" else 1)
+    memory_rate = rates.n_bytes * _READ_OF_TRIAD
+
+    raw_bytes = n_rows * row_bytes
+    state_bytes = 2 * fused.item * fused.amplitudes
+    # As StateCache chooses: raw real rows and their norms where those are smaller.
+    compact = (
+        isinstance(chosen, Amplitude) and source.dtype.kind in "biuf" and row_bytes < state_bytes
+    )
+    stored_bytes = n_rows * (row_bytes + 8 if compact else state_bytes)
+    chunk_bytes = min(_CHUNK_BYTES, raw_bytes, _CHUNK_BYTES if limit is None else limit)
+
+    in_memory = _in_memory(source)
+    read = 0.0 if in_memory else raw_bytes / _source_rate(source, raw_bytes)
+    fused_pass = n_rows * fused.flops(done) / flop_rate + raw_bytes / memory_rate
+    ran = fused if compact else encoded
+    cached_pass = n_rows * ran.flops(done) / flop_rate + _calls(stored_bytes, _CHUNK_BYTES)
+
+    fits = in_memory or limit is None or raw_bytes <= limit
+    fuse = Option(
+        read + reuse * (fused_pass + _CALL_SECONDS) if fits else math.inf,
+        0 if in_memory else raw_bytes,
+        "source" if in_memory else "memory",
+    )
+    build = read + raw_bytes / _HASH_BYTES_PER_SECOND
+    cached_pass += stored_bytes / memory_rate
+    if limit is None or stored_bytes <= limit:
+        build += stored_bytes / _FRESH_BYTES_PER_SECOND
+        cache = Option(build + reuse * cached_pass, stored_bytes, "memory")
+    else:
+        build += stored_bytes / _FILE_WRITE_BYTES_PER_SECOND
+        cached_pass += stored_bytes / _file_rate(stored_bytes)
+        cache = Option(build + reuse * cached_pass, stored_bytes, "files")
+    stream = Option(
+        reuse * (read + fused_pass + _calls(raw_bytes, chunk_bytes)),
+        chunk_bytes,
+        "source",
+    )
+    options: dict[Decision, Option] = {"fuse": fuse, "cache": cache, "stream": stream}
+    decision = min(options, key=lambda name: options[name].seconds)
+    passes = _count(reuse, "pass", "passes")
+    encoding_flops = _flops(max(0, fused.flops(done) - ran.flops(done)))
+    where = (
+        "are in memory already"
+        if in_memory
+        else f"({format_bytes(raw_bytes)}) fit the budget, so the source is read once"
+    )
+    reason = {
+        "fuse": f"the features {where}, and encoding inside the run costs less in {passes} than "
+        "building a cache",
+        "cache": f"one build saves {encoding_flops} a row"
+        f"{'' if in_memory else ' and reading the source'} in each of {passes}",
+        "stream": f"the features ({format_bytes(raw_bytes)}) do not fit the budget, and reading "
+        f"them in {passes} costs less than building a cache",
+    }[decision]
+    return Plan(decision, fuse, cache, stream, reason)
+
+
+def _in_memory(source: Source) -> bool:
+    """Whether the rows are an array that the caller holds, not read from any file."""
+    return isinstance(source, ArraySource) or (
+        isinstance(source, StoredArray) and source.random_access and source.identity is None
+    )
+
+
+def _source_rate(source: Source, n_bytes: int) -> float:
+    """Bytes of features that a source outside memory gives in a second."""
+    if isinstance(source, StoredArray):
+        return _file_rate(n_bytes)
+    return min(_TABLE_BYTES_PER_SECOND, _file_rate(n_bytes))
+
+
+def _file_rate(n_bytes: int) -> float:
+    """Bytes a second of files of arrays, ``n_bytes`` in all, read again and again."""
+    available = available_memory()
+    kept = available is None or n_bytes <= available
+    return _KEPT_FILE_BYTES_PER_SECOND if kept else _DISK_BYTES_PER_SECOND
+
+
+def _calls(n_bytes: int, chunk_bytes: int) -> float:
+    """Seconds that calls of the engine take by themselves, one a chunk."""
+    return _CALL_SECONDS * max(1, -(-n_bytes // max(1, chunk_bytes)))
 
 
 # The machine and the layout
@@ -550,6 +844,16 @@ class _Run:
         """Whether rows enter as real numbers."""
         return self.encoding is not None
 
+    def flops(self, method: Method) -> int:
+        """Operations a row for what the method gives."""
+        if method in ("expectation", "state"):
+            return self.forward_flops()
+        if method == "adjoint":
+            return self.adjoint_flops()
+        if method == "parameter-shift":
+            return self.shift_flops()
+        return self.n_evaluations[method] * self.forward_flops()
+
     def forward_flops(self) -> int:
         """Operations a row for values, or states."""
         return self.value_flops(0, self.starts_real)
@@ -767,3 +1071,11 @@ def _flops(number: float) -> str:
             return f"{number:.3g} {prefix}FLOP"
         number /= 1000
     return f"{number:.4g} TFLOP"
+
+
+def _seconds(seconds: float) -> str:
+    for unit in ("s", "ms"):
+        if seconds >= 1:
+            return f"{seconds:.3g} {unit}"
+        seconds *= 1000
+    return f"{seconds:.3g} us"
