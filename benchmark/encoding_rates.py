@@ -107,8 +107,8 @@ class Contender:
 def take_turns(contenders: Sequence[Contender], runs: int) -> dict[str, list[float]]:
     """Return the seconds of each contender's calls, ``runs`` of each, interleaved.
 
-    Each turn begins with a pause, and a call shorter than ``SHORT_S`` follows an untimed one, so
-    that no contender pays for the caches and the waiting threads of the one before.
+    Each turn begins with a pause, and the first call and one shorter than ``SHORT_S`` follow an
+    untimed one, so that no contender pays for the caches and waiting threads of the one before.
     """
     seconds: dict[str, list[float]] = {one.name: [] for one in contenders}
     for _ in range(runs):
@@ -414,41 +414,36 @@ def in_fresh_process(function: Callable[..., Any], *arguments: Any) -> Any:
         return pool.submit(function, *arguments).result()
 
 
-def measure_streams(
-    paths: dict[str, Path], features: Array, sizes: Sizes, runs: int
-) -> list[Record]:
-    """Time reading, encoding and streaming of each file in turns; return the records."""
-    out = np.empty((sizes.chunk_rows, 2**sizes.stream_qubits), complex)
-    rows = len(features)
+def measure_stream(kind: str, path: Path, features: Array, sizes: Sizes, runs: int) -> list[Record]:
+    """Time reading, encoding and streaming of a file in turns; return the records."""
+    n_qubits, rows = sizes.stream_qubits, len(features)
+    out = np.empty((sizes.chunk_rows, 2**n_qubits), complex)
+    reader = READERS[kind]
 
-    def chunks() -> Iterator[Array]:
+    def in_memory() -> Iterator[Array]:
         for start in range(0, rows, sizes.chunk_rows):
             yield features[start : start + sizes.chunk_rows]
 
-    found = []
-    for kind, path in paths.items():
-        for given, states in zip(chunks(), stream(path, out), strict=True):
-            expected = qdp.encode(given, "amplitude", sizes.stream_qubits, backend="reference")
-            require_equal(kind, states, expected)
-        for given, read in zip(chunks(), READERS[kind](path, sizes.chunk_rows), strict=True):
-            require_equal(f"reading {kind}", read, given)
-        contenders = [
-            Contender("read", rows, lambda k=kind, p=path: count(READERS[k](p, sizes.chunk_rows))),
-            Contender("encode", rows, lambda: count(encode_all(chunks(), out))),
-            Contender("stream", rows, lambda p=path: count(stream(p, out))),
-        ]
-        seconds = take_turns(contenders, runs)
-        peak = in_fresh_process(stream_peak, path, sizes.chunk_rows, sizes.stream_qubits)
-        ideal = [a + b for a, b in zip(seconds["read"], seconds["encode"], strict=True)]
-        fraction = statistics.ratio(ideal, seconds["stream"])
-        facts = {"format": kind, "n_qubits": sizes.stream_qubits, "chunk_rows": sizes.chunk_rows}
-        for one in contenders:
-            line = measured("stream", one, seconds[one.name], **facts)
-            if one.name == "stream":
-                line["fraction_of_ideal"] = fraction.value
-                line["fraction_interval"] = [fraction.low, fraction.high]
-                line["peak_resident_bytes"] = peak
-            found.append(line)
+    for given, states in zip(in_memory(), stream(path, out), strict=True):
+        expected = qdp.encode(given, "amplitude", n_qubits, backend="reference")
+        require_equal(kind, states, expected)
+    for given, read in zip(in_memory(), reader(path, sizes.chunk_rows), strict=True):
+        require_equal(f"reading {kind}", read, given)
+    contenders = [
+        Contender("read", rows, lambda: count(reader(path, sizes.chunk_rows))),
+        Contender("encode", rows, lambda: count(encode_all(in_memory(), out))),
+        Contender("stream", rows, lambda: count(stream(path, out))),
+    ]
+    seconds = take_turns(contenders, runs)
+    facts = {"format": kind, "n_qubits": n_qubits, "chunk_rows": sizes.chunk_rows}
+    found = [measured("stream", one, seconds[one.name], **facts) for one in contenders]
+    ideal = [a + b for a, b in zip(seconds["read"], seconds["encode"], strict=True)]
+    fraction = statistics.ratio(ideal, seconds["stream"])
+    found[-1] |= {
+        "fraction_of_ideal": fraction.value,
+        "fraction_interval": [fraction.low, fraction.high],
+        "peak_resident_bytes": in_fresh_process(stream_peak, path, sizes.chunk_rows, n_qubits),
+    }
     return found
 
 
@@ -550,7 +545,8 @@ def measure(sizes: Sizes, runs: int, folder: Path) -> Iterator[Record]:
     shape = (sizes.stream_rows, 2**sizes.stream_qubits)
     features = np.random.default_rng(42).normal(size=shape)
     paths = write_files(folder, features, sizes.chunk_rows)
-    yield from measure_streams(paths, features, sizes, runs)
+    for kind, path in paths.items():
+        yield from measure_stream(kind, path, features, sizes, runs)
     yield from measure_cache(paths["parquet"], features, sizes, runs)
     for kind in ("real", "complex"):
         yield from measure_kernel(sizes.kernel_qubits, sizes.kernel_rows, kind, runs)

@@ -152,8 +152,10 @@ def rates(path: Path, lines: Sequence[Mapping[str, Any]]) -> list[str]:
 
 def time_over(line: Mapping[str, Any], other: Mapping[str, Any]) -> str:
     """Return how many times the other's time a row takes, with its interval."""
-    of_row = [[seconds / one["rows"] for seconds in one["seconds"]] for one in (line, other)]
-    found = statistics.ratio(*of_row)
+    numerator, denominator = (
+        [seconds / one["rows"] for seconds in one["seconds"]] for one in (line, other)
+    )
+    found = statistics.ratio(numerator, denominator)
     interval = f"{report.times(found.low)} to {report.times(found.high)}"
     value = report.times(found.value) if found.significant else "not significant"
     return f"{value} ({interval})"
@@ -243,7 +245,7 @@ def encoding_rates(path: Path, lines: Sequence[Mapping[str, Any]]) -> list[str]:
         "",
         "### Files to states",
         "",
-        "Amplitude encoding into a reused buffer, chunk by chunk. The ideal is reading and then "
+        "Amplitude encoding into a reused buffer, chunk by chunk, files in the page cache. The ideal is reading and then "
         "encoding; `parquet` is read by pyarrow itself, `npy` copied from the mapped file. Peak "
         "resident memory of a process that streams the file, pages of the mapped file included.",
         "",
