@@ -16,7 +16,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmark.core import records, report
+from benchmark.core import records, report, statistics
 from benchmark.core.records import Leg
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -150,6 +150,121 @@ def rates(path: Path, lines: Sequence[Mapping[str, Any]]) -> list[str]:
     ]
 
 
+def time_over(line: Mapping[str, Any], other: Mapping[str, Any]) -> str:
+    """Return how many times the other's time a row takes, with its interval."""
+    numerator, denominator = (
+        [seconds / one["rows"] for seconds in one["seconds"]] for one in (line, other)
+    )
+    found = statistics.ratio(numerator, denominator)
+    interval = f"{report.times(found.low)} to {report.times(found.high)}"
+    value = report.times(found.value) if found.significant else "not significant"
+    return f"{value} ({interval})"
+
+
+def us_per_row(line: Mapping[str, Any]) -> str:
+    """Return the microseconds a row takes, with the interval of the median."""
+    low, high = line["us_per_row_interval"]
+    mark = "*" if line.get("extrapolated") else ""
+    return f"{line['us_per_row']:.4g}{mark} ({low:.4g} to {high:.4g})"
+
+
+def encoding_rates(path: Path, lines: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return the sections of one run of benchmark.encoding_rates."""
+
+    def of_kind(record: str) -> list[Mapping[str, Any]]:
+        return [line for line in lines if line["record"] == record]
+
+    def over_qdp(line: Mapping[str, Any], *same: str) -> str:
+        if line["contender"] == "qdp":
+            return ""
+        own = next(
+            other
+            for other in of_kind(line["record"])
+            if other["contender"] == "qdp" and all(other[key] == line[key] for key in same)
+        )
+        return time_over(line, own)
+
+    run = lines[0]
+    triad = max(rate for one in of_kind("machine") for rate in one["triad_bytes_per_s"].values())
+    encoders = [
+        [
+            line["encoding"],
+            str(line["n_qubits"]),
+            str(line["rows"]),
+            line["contender"],
+            us_per_row(line),
+            f"{line['bytes_per_s'] / 1e9:.3g}",
+            f"{line['bytes_per_s'] / triad:.0%}",
+            over_qdp(line, "encoding", "n_qubits"),
+        ]
+        for line in of_kind("encoding")
+    ]
+    streams = [
+        [
+            line["format"],
+            str(line["rows"]),
+            line["contender"],
+            us_per_row(line),
+            f"{line['fraction_of_ideal']:.0%}" if "fraction_of_ideal" in line else "",
+            f"{line['peak_resident_bytes'] / 2**20:.0f}" if line.get("peak_resident_bytes") else "",
+        ]
+        for line in of_kind("stream")
+    ]
+    caches = [
+        [
+            line["contender"],
+            f"{line['stored_bytes'] / 2**20:.0f}",
+            f"{1e3 * statistics.median(line['seconds']):.4g}",
+            f"{line['bytes_per_s'] / 1e9:.3g}" if "bytes_per_s" in line else "",
+        ]
+        for line in of_kind("cache")
+    ]
+    kernels = [
+        [
+            line["dtype"],
+            str(line["rows"]),
+            line["contender"],
+            f"{line['ns_per_pair']:.3g}",
+            over_qdp(line, "dtype"),
+        ]
+        for line in of_kind("kernel")
+    ]
+    return [
+        "### Rows to states",
+        "",
+        f"[{path.name}](../benchmark/results/{path.name}): {run['cpu']}, commit "
+        f"{str(run['git']['commit'])[:10]}. Double precision, features read and states written "
+        "counted as traffic; the machine's best triad over as many bytes moves "
+        f"{triad / 1e9:.3g} GB/s. All but `qdp-fresh` and `pennylane` write into one reused "
+        "buffer; * on fewer rows.",
+        "",
+        *table(
+            ["encoding", "n", "rows", "contender", "us a row", "GB/s", "of triad", "time over qdp"],
+            encoders,
+        ),
+        "",
+        "### Files to states",
+        "",
+        "Amplitude encoding into a reused buffer, chunk by chunk, files in the page cache. The ideal is reading and then "
+        "encoding; `parquet` is read by pyarrow itself, `npy` copied from the mapped file. Peak "
+        "resident memory of a process that streams the file, pages of the mapped file included.",
+        "",
+        *table(["format", "rows", "what", "us a row", "of the ideal", "peak MiB"], streams),
+        "",
+        "### The state cache",
+        "",
+        "Every file is checked before its rows are handed out; a hit opens the source and the "
+        "cache, and returns the first batch of states.",
+        "",
+        *table(["what", "stored MiB", "ms", "GB/s"], caches),
+        "",
+        "### The fidelity kernel",
+        "",
+        *table(["dtype", "states", "contender", "ns a pair", "time over qdp"], kernels),
+        "",
+    ]
+
+
 def sections(results: Path = RESULTS) -> str:
     """Return all tables, in the order of sizes, comparisons first."""
     comparisons = []
@@ -161,6 +276,8 @@ def sections(results: Path = RESULTS) -> str:
     text = [line for _, part in sorted(comparisons, key=lambda item: item[0]) for line in part]
     for path in sorted(results.glob("engine_rates_*.jsonl")):
         text += rates(path, [json.loads(line) for line in path.read_text().splitlines()])
+    for path in sorted(results.glob("encoding_rates_*.jsonl")):
+        text += encoding_rates(path, [json.loads(line) for line in path.read_text().splitlines()])
     return "\n".join(text)
 
 

@@ -91,7 +91,7 @@ def test_shifted_values_are_part_of_the_memory(machine):
     assert shifted.shared - plain.shared == (
         17 * 2 * 16 * 8  # a table of phases each
         + 10 * 8 * (1 + 16)
-        + 10 * 8 * 8
+        + 2 * 10 * 8 * 8  # sums, and their copy in order
     )
 
 
