@@ -245,9 +245,10 @@ def encoding_rates(path: Path, lines: Sequence[Mapping[str, Any]]) -> list[str]:
         "",
         "### Files to states",
         "",
-        "Amplitude encoding into a reused buffer, chunk by chunk, files in the page cache. The ideal is reading and then "
-        "encoding; `parquet` is read by pyarrow itself, `npy` copied from the mapped file. Peak "
-        "resident memory of a process that streams the file, pages of the mapped file included.",
+        "Amplitude encoding into a reused buffer, chunk by chunk, files in the page cache. The "
+        "ideal is reading and then encoding; `parquet` is read by pyarrow itself, `npy` copied "
+        "from the mapped file. Peak resident memory of a process that streams the file, pages "
+        "of the mapped file included.",
         "",
         *table(["format", "rows", "what", "us a row", "of the ideal", "peak MiB"], streams),
         "",
