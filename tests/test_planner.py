@@ -455,6 +455,8 @@ def test_a_costly_encoding_is_cached(rates):
     circuit, rows = qdp.ansatz.ry_rz_ladder(8, 1), np.ones((100, 36))
     plan = qdp.plan(circuit, rows, "Z0", encoding="iqp", reuse=50)
     assert plan.decision == "cache"
+    assert plan.reason.startswith("one build saves ")
+    assert plan.reason.endswith(" a row for the encoding in 50 passes")
     assert plan.cache.n_bytes == 100 * 256 * 16
     fused = planner.operations(circuit, "Z0", rows=100, encoding="iqp")
     states = planner.operations(circuit, "Z0", rows=100)
