@@ -467,6 +467,21 @@ def test_a_costly_encoding_is_cached(rates):
     )
 
 
+def test_a_cache_of_smaller_numbers_saves_loads(rates):
+    # complex128 features of which a single-precision run keeps complex64 states.
+    plan = qdp.plan(
+        qdp.ansatz.ry_rz_ladder(4, 1),
+        np.ones((1000, 16), complex),
+        None,
+        encoding="amplitude",
+        precision="single",
+        reuse=50,
+    )
+    assert plan.cache.n_bytes == 1000 * 16 * 8
+    assert plan.cache.seconds < plan.fuse.seconds
+    assert plan.reason.endswith("128 B a row to load in 50 passes")
+
+
 def test_more_passes_pay_for_a_cache(machine, monkeypatch):
     # So fast an engine that a single pass does not earn the build.
     monkeypatch.setattr(planner._Rates, "here", lambda threads: planner._Rates(3e12, 4e12 / 3))

@@ -488,8 +488,10 @@ def _plan(
     decision = min(options, key=lambda name: options[name].seconds)
     passes = _count(reuse, "pass", "passes")
     saved = [] if in_memory else ["reading the source"]
-    if not compact:
-        saved.append(f"{_flops(fused.flops(done) - ran.flops(done))} a row for the encoding")
+    if (more := fused.flops(done) - ran.flops(done)) > 0:
+        saved.append(f"{_flops(more)} a row for the encoding")
+    if stored_bytes < raw_bytes:
+        saved.append(f"{format_bytes((raw_bytes - stored_bytes) / n_rows)} a row to load")
     where = (
         "are in memory already"
         if in_memory
