@@ -455,6 +455,8 @@ def test_a_costly_encoding_is_cached(rates):
     circuit, rows = qdp.ansatz.ry_rz_ladder(8, 1), np.ones((100, 36))
     plan = qdp.plan(circuit, rows, "Z0", encoding="iqp", reuse=50)
     assert plan.decision == "cache"
+    assert plan.reason.startswith("one build saves ")
+    assert plan.reason.endswith(" a row for the encoding in 50 passes")
     assert plan.cache.n_bytes == 100 * 256 * 16
     fused = planner.operations(circuit, "Z0", rows=100, encoding="iqp")
     states = planner.operations(circuit, "Z0", rows=100)
@@ -463,6 +465,21 @@ def test_a_costly_encoding_is_cached(rates):
         - 100 * 36 * 8 / 1.8e9
         - 100 * 256 * 16 / 6e9
     )
+
+
+def test_a_cache_of_smaller_numbers_saves_loads(rates):
+    # complex128 features of which a single-precision run keeps complex64 states.
+    plan = qdp.plan(
+        qdp.ansatz.ry_rz_ladder(4, 1),
+        np.ones((1000, 16), complex),
+        None,
+        encoding="amplitude",
+        precision="single",
+        reuse=50,
+    )
+    assert plan.cache.n_bytes == 1000 * 16 * 8
+    assert plan.cache.seconds < plan.fuse.seconds
+    assert plan.reason.endswith("128 B a row to load in 50 passes")
 
 
 def test_more_passes_pay_for_a_cache(machine, monkeypatch):

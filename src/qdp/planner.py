@@ -482,14 +482,18 @@ def _plan(
         cached_pass += stored_bytes / _file_rate(stored_bytes)
         cache = Option(build + reuse * cached_pass, stored_bytes, "files")
     stream = Option(
-        reuse * (read + fused_pass + _calls(raw_bytes, chunk_bytes)),
+        reuse * (read + (fused_pass + _calls(raw_bytes, chunk_bytes))),
         chunk_bytes,
         "source",
     )
     options: dict[Decision, Option] = {"fuse": fuse, "cache": cache, "stream": stream}
     decision = min(options, key=lambda name: options[name].seconds)
     passes = _count(reuse, "pass", "passes")
-    encoding_flops = _flops(max(0, fused.flops(done) - ran.flops(done)))
+    saved = [] if in_memory else ["reading the source"]
+    if (more := fused.flops(done) - ran.flops(done)) > 0:
+        saved.append(f"{_flops(more)} a row for the encoding")
+    if stored_bytes < raw_bytes:
+        saved.append(f"{format_bytes((raw_bytes - stored_bytes) / n_rows)} a row to load")
     where = (
         "are in memory already"
         if in_memory
@@ -498,8 +502,7 @@ def _plan(
     reason = {
         "fuse": f"the features {where}, and encoding inside the run costs less in {passes} than "
         "building a cache",
-        "cache": f"one build saves {encoding_flops} a row"
-        f"{'' if in_memory else ' and reading the source'} in each of {passes}",
+        "cache": f"one build saves {' and '.join(saved)} in {passes}",
         "stream": f"the features ({format_bytes(raw_bytes)}) do not fit the budget, and reading "
         f"them in {passes} costs less than building a cache",
     }[decision]
