@@ -37,6 +37,10 @@ NEEDS = {
     "tensorcircuit": "tensorcircuit",
     "scaluq": "scaluq",
     "qulacs": "qulacs",
+    "deepquantum": "deepquantum",
+    "mindquantum": "mindquantum",
+    "qiskit-aer": "qiskit_aer",
+    "qiskit": "qiskit",
 }
 
 pytest.importorskip("pennylane")

@@ -6,12 +6,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from benchmark.core.contenders.base import Contender, Repeat, Unsupported
+from benchmark.core.contenders.deepquantum_path import DeepQuantum
 from benchmark.core.contenders.jax_paths import JaxGates, JaxKron
 from benchmark.core.contenders.lightning_paths import (
     LightningAdjoint,
     LightningCpp,
     LightningShift,
 )
+from benchmark.core.contenders.mindquantum_path import MindQuantum
 from benchmark.core.contenders.numpy_paths import NumpyGates, NumpyKron
 from benchmark.core.contenders.pennylane_paths import (
     PennyLaneBroadcast,
@@ -19,9 +21,11 @@ from benchmark.core.contenders.pennylane_paths import (
     PennyLaneStatePrep,
 )
 from benchmark.core.contenders.qdp_paths import Qdp, QdpFused, QdpPruned
+from benchmark.core.contenders.qiskit_paths import Qiskit, QiskitAer
 from benchmark.core.contenders.qulacs_path import Qulacs
 from benchmark.core.contenders.scaluq_path import Scaluq
 from benchmark.core.contenders.tensorcircuit_path import TensorCircuit
+from benchmark.core.contenders.torch_path import TorchGates
 
 CONTENDERS: dict[str, type[Contender]] = {
     contender.name: contender
@@ -42,6 +46,11 @@ CONTENDERS: dict[str, type[Contender]] = {
         TensorCircuit,
         Scaluq,
         Qulacs,
+        TorchGates,
+        DeepQuantum,
+        MindQuantum,
+        QiskitAer,
+        Qiskit,
     )
 }
 
@@ -66,6 +75,10 @@ GROUPS: dict[str, tuple[str, ...]] = {
         "tensorcircuit",
         "scaluq",
         "qulacs",
+        "torch",
+        "deepquantum",
+        "mindquantum",
+        "qiskit-aer",
     ),
     # All that do the same work: a pruned run is asked for by its name, and reported apart.
     "all": tuple(name for name in CONTENDERS if name != "qdp-pruned"),
