@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Writes the tables of docs/performance.md from the records in benchmark/results.
 
-Everything between the two markers is replaced; the text around it is written by hand. With
+Everything between the markers is replaced; the text around it is written by hand. With
 ``--check`` nothing is written and a difference is exit status 1.
 
     python -m benchmark.performance_tables
@@ -13,6 +13,7 @@ import argparse
 import json
 import sys
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +23,33 @@ from benchmark.core.records import Leg
 REPOSITORY = Path(__file__).resolve().parent.parent
 RESULTS = REPOSITORY / "benchmark" / "results"
 DOCUMENT = REPOSITORY / "docs" / "performance.md"
-BEGIN = "<!-- tables: begin, written by benchmark.performance_tables -->"
-END = "<!-- tables: end -->"
+BEGIN = "<!-- {name}: begin, written by benchmark.performance_tables -->"
+END = "<!-- {name}: end -->"
+
+
+@dataclass(frozen=True)
+class Goal:
+    """A figure to reach: how many times a rival's time is QDP's, at one size."""
+
+    n_qubits: int
+    method: str
+    observable: str
+    rival: str
+    times: float
+
+
+# The goals and their rivals are the design's.
+GOALS = (
+    Goal(12, "adjoint", "sum-z", "jax", 60),
+    Goal(12, "parameter-shift", "sum-z", "scaluq", 100),
+    Goal(12, "parameter-shift", "sum-z", "lightning-shift", 800),
+    Goal(12, "parameter-shift", "z0", "pennylane", 500),
+    Goal(4, "adjoint", "sum-z", "numpy", 25),
+    Goal(8, "adjoint", "sum-z", "numpy", 40),
+    Goal(10, "adjoint", "sum-z", "numpy", 50),
+    Goal(14, "adjoint", "sum-z", "lightning-cpp", 30),
+    Goal(16, "adjoint", "sum-z", "lightning-cpp", 20),
+)
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
@@ -266,15 +292,73 @@ def encoding_rates(path: Path, lines: Sequence[Mapping[str, Any]]) -> list[str]:
     ]
 
 
+def comparisons(results: Path) -> list[tuple[Path, Mapping[str, Any], list[Leg]]]:
+    """Return the recorded comparisons of gradients, in the order of methods and sizes."""
+
+    def key(item: tuple[Path, Mapping[str, Any], list[Leg]]) -> tuple[str, str, int, str]:
+        path, run, _ = item
+        arguments = run["arguments"]
+        return arguments["method"], arguments["observable"], run["case"]["n_qubits"], path.name
+
+    paths = results.glob("gradient_benchmark_*.jsonl")
+    return sorted(((path, *records.read_records(path)) for path in paths), key=key)
+
+
+def goal_rows(goal: Goal, results: Path) -> list[list[str]]:
+    """Return the goal's line, and one for the fastest rival where that is another."""
+    found = None
+    for _, run, legs in comparisons(results):
+        arguments = run["arguments"]
+        if (goal.n_qubits, goal.method, goal.observable) == (
+            run["case"]["n_qubits"],
+            arguments["method"],
+            arguments["observable"],
+        ):
+            found = legs
+    what = f"{goal.method}, n = {goal.n_qubits}, {goal.observable}"
+    if found is None:
+        return [[what, goal.rival, f"{goal.times:g}", "no record", "no record", ""]]
+    rule = goal.method if goal.method == "parameter-shift" else None
+
+    def line(rival: Leg, of_size: Sequence[Leg], wanted: float | None) -> list[str]:
+        own = [report.find(of_size, name) for name in ("qdp-fused", "qdp")]
+        ratios = [report.ratio_words(rival, leg) if leg else "" for leg in own]
+        best = max(report.speedup(rival, leg).value for leg in own if leg)
+        verdict = "" if wanted is None else "reached" if best >= wanted else "missed"
+        sizes = f"{what}, {rival.n_samples} rows"
+        return [sizes, rival.contender, f"{wanted:g}" if wanted else "", *ratios, verdict]
+
+    lines = []
+    n_samples = max(leg.n_samples for leg in found if report.find([leg], goal.rival))
+    of_size = [leg for leg in found if leg.n_samples == n_samples]
+    rival = report.find(of_size, goal.rival)
+    assert rival is not None
+    lines.append(line(rival, of_size, goal.times))
+    fastest = report.fastest_rival(of_size, rule)
+    named = {
+        other.rival
+        for other in GOALS
+        if replace(other, rival="", times=0) == replace(goal, rival="", times=0)
+    }
+    if fastest is not None and fastest.contender not in named:
+        lines.append(line(fastest, of_size, None))
+    return lines
+
+
+def goals(results: Path = RESULTS) -> str:
+    """Return the table of goals; a line without a goal is the fastest rival of the one above."""
+    head = ["what", "rival", "goal", "qdp-fused", "qdp", ""]
+    lines: list[list[str]] = []
+    for goal in GOALS:
+        lines += goal_rows(goal, results)
+    return "\n".join([*table(head, lines), ""])
+
+
 def sections(results: Path = RESULTS) -> str:
     """Return all tables, in the order of sizes, comparisons first."""
-    comparisons = []
-    for path in sorted(results.glob("gradient_benchmark_*.jsonl")):
-        run, legs = records.read_records(path)
-        arguments = run["arguments"]
-        key = (arguments["method"], arguments["observable"], run["case"]["n_qubits"], path.name)
-        comparisons.append((key, comparison(path, run, legs)))
-    text = [line for _, part in sorted(comparisons, key=lambda item: item[0]) for line in part]
+    text: list[str] = []
+    for path, run, legs in comparisons(results):
+        text += comparison(path, run, legs)
     for path in sorted(results.glob("engine_rates_*.jsonl")):
         text += rates(path, [json.loads(line) for line in path.read_text().splitlines()])
     for path in sorted(results.glob("encoding_rates_*.jsonl")):
@@ -282,11 +366,12 @@ def sections(results: Path = RESULTS) -> str:
     return "\n".join(text)
 
 
-def replaced(document: str, tables: str) -> str:
-    """Return the document with what stands between the markers replaced."""
-    before, rest = document.split(BEGIN)
-    _, after = rest.split(END)
-    return f"{before}{BEGIN}\n\n{tables}\n{END}{after}"
+def replaced(document: str, name: str, text: str) -> str:
+    """Return the document with what stands between the two markers of that name replaced."""
+    begin, end = BEGIN.format(name=name), END.format(name=name)
+    before, rest = document.split(begin)
+    _, after = rest.split(end)
+    return f"{before}{begin}\n\n{text}\n{end}{after}"
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -295,7 +380,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--check", action="store_true", help="write nothing, compare")
     options = parser.parse_args(arguments)
     document = DOCUMENT.read_text(encoding="utf-8")
-    wanted = replaced(document, sections())
+    wanted = replaced(replaced(document, "goals", goals()), "tables", sections())
     if options.check:
         return int(wanted != document)
     records.atomic_write(DOCUMENT, wanted.encode())
