@@ -270,9 +270,16 @@ void row_sums_of_squares(const Given& array, const Any& sums) {
   qdp::row_sums_of_squares(data, element, rows, columns, out);
 }
 
+// Runs Python's signal handlers; Ctrl-C then comes out of the run as KeyboardInterrupt.
+void check_signals() {
+  nb::gil_scoped_acquire acquire;
+  if (PyErr_CheckSignals() != 0) throw nb::python_error();
+}
+
 }  // namespace
 
 NB_MODULE(_core, m) {
+  qdp::set_interrupt_check(check_signals);
   nb::exception<qdp::RowRefused>(m, "RowRefused", PyExc_ValueError);
   nb::class_<qdp::Program>(m, "Program")
       .def(

@@ -24,6 +24,24 @@ constexpr int kMostThreads = 1024;
 // of microseconds, or a millisecond on a virtual machine, as long as a small batch itself.
 constexpr std::chrono::microseconds kSpin(200);
 
+constexpr std::chrono::milliseconds kInterruptInterval(100);
+std::atomic<void (*)()> interrupt_check{nullptr};
+std::atomic<std::chrono::steady_clock::time_point> last_interrupt_check{};
+// What a signal's handler runs must not wait for the run that it interrupts.
+thread_local bool inside_check = false;
+
+void check_for_interrupt() {
+  void (*check)() = interrupt_check;
+  const auto now = std::chrono::steady_clock::now();
+  if (!check || inside_check || now - last_interrupt_check.load() < kInterruptInterval) return;
+  last_interrupt_check = now;
+  struct Inside {
+    Inside() { inside_check = true; }
+    ~Inside() { inside_check = false; }
+  } inside;
+  check();
+}
+
 // Whether `done` came true within kSpin.
 template <class F>
 bool spin_until(F done) {
@@ -75,6 +93,7 @@ struct Pool {
       const int part = next.fetch_add(1);
       if (part >= parts) return;
       try {
+        if (worker == 0) check_for_interrupt();
         run(part, worker);
       } catch (...) {
         std::lock_guard<std::mutex> lock(mutex);
@@ -159,10 +178,15 @@ int thread_count() {
 
 void set_thread_count(int n) { n_threads = n; }
 
+void set_interrupt_check(void (*check)()) { interrupt_check = check; }
+
 void run_parts(int n_parts, int n_threads_wanted, const std::function<void(int, int)>& task) {
   const int workers = n_parts < n_threads_wanted ? n_parts : n_threads_wanted;
-  if (workers <= 1) {
-    for (int part = 0; part < n_parts; ++part) task(part, 0);
+  if (workers <= 1 || inside_check) {
+    for (int part = 0; part < n_parts; ++part) {
+      check_for_interrupt();
+      task(part, 0);
+    }
     return;
   }
   static std::once_flag once;

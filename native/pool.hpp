@@ -12,7 +12,12 @@ int thread_count();
 void set_thread_count(int n);
 
 // Calls task(part, worker) for part = 0 .. n_parts - 1 on the caller and up to n_threads - 1 threads
-// of the pool, worker < n_threads; returns when all are done. Tasks are handed out in order; one that throws stops the rest and is rethrown.
+// of the pool, worker < n_threads; returns when all are done. Tasks are handed out in order; one that
+// throws stops the rest and is rethrown.
 void run_parts(int n_parts, int n_threads, const std::function<void(int part, int worker)>& task);
+
+// Has `check` called on the caller's thread between parts, about ten times a second; what it throws
+// stops the run as a part's exception does.
+void set_interrupt_check(void (*check)());
 
 }  // namespace qdp

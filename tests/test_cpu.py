@@ -8,6 +8,7 @@ is too slow, and closed forms take its place.
 import dataclasses
 import functools
 import os
+import signal
 import subprocess
 import sys
 import textwrap
@@ -1506,3 +1507,35 @@ def test_the_number_of_threads_may_change_while_encoders_run():
         changing.join()
         _core.set_thread_count(before)
     assert_close(found, expected, "double")
+
+
+class Alarm(Exception):
+    """What the handler below raises, as Python's own raises KeyboardInterrupt."""
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_a_signal_stops_a_call(threads):
+    def handler(*_):
+        # A handler may call the engine itself.
+        found.append(qdp.expectation(small, [0.3, 0.2], observable="Z0"))
+        raise Alarm
+
+    small = ry_rz_ladder(1, 1)
+    circuit = ry_rz_ladder(14, 2)
+    angles = np.random.default_rng(1).normal(size=(5000, circuit.n_parameters))
+    found = []
+    before, previous = _core.thread_count(), signal.signal(signal.SIGALRM, handler)
+    _core.set_thread_count(threads)
+    start = time.monotonic()
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 0.3)
+        with pytest.raises(Alarm):
+            qdp.gradient(circuit, angles, observable="Z0", method="parameter-shift")
+        # The whole call takes more than a minute on the fastest machine seen.
+        assert time.monotonic() - start < 15
+        assert_close(found[0], np.cos([0.3]), "double")
+        assert_close(qdp.expectation(small, [0.3, 0.2], observable="Z0"), np.cos([0.3]), "double")
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, previous)
+        _core.set_thread_count(before)
