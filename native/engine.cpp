@@ -37,6 +37,7 @@ template <class T>
 constexpr int kSampleQubits = sizeof(T) == 8 ? 14 : 15;
 // One row is split over the threads from this many lines on; below, waking them costs more.
 constexpr int kSplitLineBits = 12;
+constexpr int64_t kPartAmplitudes = 256;  // of a row of the tiles that a thread takes at once
 constexpr size_t kTileBytes = size_t(512) << 10;        // of one state before lines are narrowed
 constexpr size_t kShiftTableBytes = size_t(128) << 20;
 constexpr size_t kCheckpointBytes = size_t(48) << 20;   // a thread; beyond, states are recomputed
@@ -83,6 +84,7 @@ class Runner {
     build_line_map();
     convert_tables();
     plan_checkpoints();
+    if (wants_gradient_) plan_gradients();
   }
 
   void run() {
@@ -99,10 +101,10 @@ class Runner {
     n_parts_ = split_state ? threads : 1;
     const int n_workers = split_state ? 1 : int(std::min<int64_t>(threads, n_units));
     std::vector<Unit> units(n_workers > 0 ? n_workers : 1);
-    auto work = [&](int part, int worker) {
+    auto work = [&](int64_t number, int worker) {
       Unit& unit = units[worker];
       if (unit.buffers.empty()) allocate(unit);
-      unit.row = part * rows_per_unit;
+      unit.row = number * rows_per_unit;
       unit.n_rows = int(std::min<int64_t>(rows_per_unit, request_.rows - unit.row));
       if (per_row_angles) {
         prepare(unit.own,
@@ -117,14 +119,21 @@ class Runner {
       run_unit(unit);
     };
     if (split_state) {
-      for (int64_t part = 0; part < n_units; ++part) work(int(part), 0);
+      for (int64_t number = 0; number < n_units; ++number) work(number, 0);
     } else {
-      run_parts(int(n_units), threads, work);
+      // Small states are handed out by the dozen: taking one costs as much as a few gates on it.
+      const int64_t together = std::max<int64_t>(
+          1, std::min<int64_t>(n_units / (8 * threads), kPartAmplitudes >> n_));
+      run_parts(int((n_units + together - 1) / together), threads, [&](int part, int worker) {
+        const int64_t end = std::min(n_units, (part + 1) * together);
+        for (int64_t number = part * together; number < end; ++number) work(number, worker);
+      });
     }
   }
 
  private:
-  struct Unit {
+  // Apart by more than the lines that processors fetch together: each belongs to one thread.
+  struct alignas(128) Unit {
     int64_t row = 0;
     int n_rows = 1;
     const Coefficients<T>* coefficients = nullptr;
@@ -134,7 +143,9 @@ class Runner {
     std::vector<char> real;           // [n_steps + 1]
     Aligned<T> lambda, totals, dense, rows, row_lines, row_cosines, row_sines;
     Aligned<double> gradient, axis_sums, row_angles;
-    std::vector<double> factor, sums;
+    Aligned<double> sums;             // [P + F] lines, and the same as numbers of the states' kind:
+    Aligned<T> slot_lines;
+    std::vector<double> factor, term_factor;
     double inverse_norm2[kMaxLanes];
     double inverse_norm[kMaxLanes];
     int used = 0;  // buffers in use
@@ -283,7 +294,9 @@ class Runner {
     unit.checkpoint.assign(n_steps_ + 1, nullptr);
     unit.real.assign(n_steps_ + 1, 0);
     unit.factor.assign(n_steps_ + 1, 0);
-    unit.sums.assign(size_t(lanes_) * (program_.n_parameters + program_.n_inputs), 0);
+    unit.term_factor.assign(term_step_.size(), 0);
+    unit.sums.resize(slots_.size() * lanes_);
+    unit.slot_lines.resize(slots_.size() * lanes_);
     if (wants_gradient_) {
       unit.lambda.resize(state_size_);
       unit.gradient.resize(size_t(n_parts_) * (rotations_->size() + 1) * lanes_);
@@ -627,7 +640,8 @@ class Runner {
     const int bits = plan.sweep.bits;
     over(plan.sweep.n_blocks, [&](int64_t begin, int64_t end, int part_index) {
       SweepCall<T> part = call;
-      double sums[kMaxSweepBits * kMaxLanes] = {};
+      double sums[kMaxSweepBits * kMaxLanes];
+      std::memset(sums, 0, size_t(bits) * lanes_ * sizeof(double));
       part.gradient = sums;
       part.begin = begin;
       part.end = end;
@@ -1515,41 +1529,53 @@ class Runner {
     return done;
   }
 
-  void write_gradients(Unit& unit, const std::vector<double>& factor, int slot, int n_slots) {
-    const int P = program_.n_parameters, F = program_.n_inputs, lanes = lanes_;
-    double* sums = unit.sums.data();  // [P + F] lines
-    std::fill(unit.sums.begin(), unit.sums.end(), 0.0);
+  // Which derivatives by rotations make up those by parameters and inputs.
+  void plan_gradients() {
+    const int P = program_.n_parameters;
     for (int i = 0; i < n_steps_; ++i) {
       if (!schedule_->steps[i].has_gradient) continue;
       for (int index : program_.steps[i].rotations) {
         const Rotation& r = (*rotations_)[index];
         if (r.source == Source::constant) continue;
-        double* sum = sums + size_t(r.source == Source::parameter ? r.index : P + r.index) * lanes;
-        const double scale = r.scale * factor[i];
-        for (int part = 0; part < n_parts_; ++part) {
-          const double* line = gradient_line(unit, part, index);
-          for (int lane = 0; lane < lanes; ++lane) sum[lane] += scale * line[lane];
-        }
+        term_step_.push_back(i);
+        term_scale_.push_back(r.scale);
+        term_place_.push_back(index);
+        term_slot_.push_back(r.source == Source::parameter ? r.index : P + r.index);
       }
     }
-    const auto write = [&](const double* from, int n, T* out, int lane) {
+    for (int k = 0; k < P + program_.n_inputs; ++k) slots_.push_back(k);
+  }
+
+  void write_gradients(Unit& unit, const std::vector<double>& factor, int slot, int n_slots) {
+    const int P = program_.n_parameters, F = program_.n_inputs;
+    for (size_t t = 0; t < term_step_.size(); ++t)
+      unit.term_factor[t] = term_scale_[t] * factor[term_step_[t]];
+    double* gradient = unit.gradient.get();
+    const size_t size = (rotations_->size() + 1) * lanes_;
+    for (int part = 1; part < n_parts_; ++part)
+      for (size_t k = 0; k < size; ++k) gradient[k] += gradient[part * size + k];
+    kernels_->collect(gradient, term_place_.data(), unit.term_factor.data(), term_slot_.data(),
+                      int64_t(term_step_.size()), P + F, unit.sums.get(), unit.slot_lines.get());
+    const auto write = [&](int first, int n, T* out) {
+      if (!out) return;
+      out += (unit.row * n_slots + slot) * n;
       if (layout_.lane_bits) {  // the lanes are parts of one row
+        const double* sums = unit.sums.get() + size_t(first) * lanes_;
         for (int k = 0; k < n; ++k) {
           double total = 0;
-          for (int part = 0; part < lanes; ++part) total += from[size_t(k) * lanes + part];
-          out[k] = T(total * double(unit.inverse_norm2[0]));
+          for (int part = 0; part < lanes_; ++part) total += sums[size_t(k) * lanes_ + part];
+          out[k] = T(total * unit.inverse_norm2[0]);
         }
-      } else {
-        const double inverse = double(unit.inverse_norm2[lane]);
-        for (int k = 0; k < n; ++k) out[k] = T(from[size_t(k) * lanes + lane] * inverse);
+        return;
       }
+      alignas(64) T scale[kMaxLanes];
+      T* rows[kMaxLanes];
+      for (int lane = 0; lane < lanes_; ++lane) scale[lane] = T(unit.inverse_norm2[lane]);
+      for (int row = 0; row < unit.n_rows; ++row) rows[row] = out + int64_t(row) * n_slots * n;
+      kernels_->store(unit.slot_lines.get(), n, slots_.data() + first, scale, rows, unit.n_rows);
     };
-    for (int row = 0; row < unit.n_rows; ++row) {
-      const int64_t place = (unit.row + row) * n_slots + slot;
-      if (request_.parameter_gradient) write(sums, P, request_.parameter_gradient + place * P, row);
-      if (request_.input_gradient)
-        write(sums + size_t(P) * lanes, F, request_.input_gradient + place * F, row);
-    }
+    write(0, P, request_.parameter_gradient);
+    write(P, F, request_.input_gradient);
   }
 
   // ---- shifted evaluations ----------------------------------------------------------------------
@@ -1701,6 +1727,9 @@ class Runner {
   bool may_flip_ = false, wants_gradient_ = false, unapply_psi_ = false, ends_fused_ = false;
   std::vector<char> keep_;
   std::vector<int> step_of_, first_sweeps_;
+  std::vector<int32_t> term_step_, term_place_, term_slot_;
+  std::vector<double> term_scale_;
+  std::vector<uint32_t> slots_;  // 0, 1, ...
   std::vector<Aligned<T>> shift_tables_;
   std::vector<uint32_t> line_map_, real_line_map_;
   std::vector<Aligned<T>> group_tables_, constant_tables_;

@@ -1178,6 +1178,18 @@ struct Kernels {
     }
   }
 
+  static void collect(const double* __restrict gradient, const int32_t* place, const double* factor,
+                      const int32_t* slot, int64_t n, int64_t n_slots, double* __restrict sums,
+                      T* __restrict out) {
+    __builtin_memset(sums, 0, size_t(n_slots) * W * sizeof(double));
+    for (int64_t t = 0; t < n; ++t) {
+      double* sum = sums + int64_t(slot[t]) * W;
+      const double* line = gradient + int64_t(place[t]) * W;
+      for (int lane = 0; lane < W; ++lane) sum[lane] += factor[t] * line[lane];
+    }
+    for (int64_t i = 0; i < n_slots * W; ++i) out[i] = T(sums[i]);
+  }
+
   // ---- dense matrices ---------------------------------------------------------------------------
 
   // A matrix over 2^k lines of every coset base[i] ^ offset[.], complex row-major pairs.
@@ -1251,7 +1263,7 @@ struct Kernels {
 
   static constexpr KernelTable<T> table() {
     return {W,      sweep,           sweep_gradient, diagonal, diagonal_gradient, diagonal_totals,
-            observable, measure, lane_sweep, lane_gradient, rotate, rotate_gradient, sincos, walsh, load, store, dense,
+            observable, measure, lane_sweep, lane_gradient, rotate, rotate_gradient, sincos, walsh, load, store, collect, dense,
             multiply_add, triad, combine, multiply_tables, interleave, squares};
   }
 };

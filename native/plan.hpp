@@ -238,6 +238,10 @@ struct KernelTable {
                double* squares);
   void (*store)(const T* source, int64_t n, const uint32_t* line, const T* factor, T* const* rows,
                 int n_rows);
+  // out[slot[t]] = sum of factor[t] * gradient[place[t]] over the n terms, lines all of them; a slot
+  // without a term is zero, `sums` is as many lines of scratch
+  void (*collect)(const double* gradient, const int32_t* place, const double* factor,
+                  const int32_t* slot, int64_t n, int64_t n_slots, double* sums, T* out);
   void (*dense)(const DenseCall<T>&);
   // rounds x kMultiplyAddChains multiply-adds on registers, to measure what the processor can do
   double (*multiply_add)(int64_t rounds);
