@@ -241,9 +241,9 @@ def _verify_timed(benchmark: GradientBenchmark, legs: Sequence[records.Leg]) -> 
     import torch
 
     own, rival = report.find(legs, "qdp"), report.find(legs, ROADMAP_RIVAL)
-    if own is None or rival is None or own.gradients is None or rival.gradients is None:
+    if own is None or rival is None or own.result is None or rival.result is None:
         return True
-    rows = min(len(own.gradients), len(rival.gradients))
+    rows = min(len(own.result), len(rival.result))
     results = [
         GradientBenchmarkResult(
             framework=leg.contender,
@@ -253,10 +253,10 @@ def _verify_timed(benchmark: GradientBenchmark, legs: Sequence[records.Leg]) -> 
             encoding_time_ms=leg.encoding,
             circuit_time_ms=leg.circuit,
             total_time_ms=leg.total.median,
-            gradients=torch.from_numpy(leg.gradients[:rows]),
+            gradients=torch.from_numpy(leg.result[:rows]),
         )
         for leg in (own, rival)
-        if leg.gradients is not None
+        if leg.result is not None
     ]
     # Single precision cannot reach the roadmap's absolute 1e-8.
     atol = 1e-8 if benchmark.precision == "double" else own.tolerance or 1e-5

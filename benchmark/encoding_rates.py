@@ -30,6 +30,12 @@ from numpy.typing import NDArray
 
 import qdp
 from benchmark.core import environment, records, statistics
+from benchmark.core.contenders.encoding_paths import (
+    WITH_LIBRARY,
+    iqp_products_with,
+    pennylane_states,
+    states_of,
+)
 from benchmark.core.worker import SHORT_S
 from qdp import _core, encodings
 
@@ -40,8 +46,6 @@ DISTRIBUTIONS = ("numpy", "torch", "pennylane", "pyarrow")
 TOLERANCE = 1e-12
 # The threads of BLAS and OpenMP spin for a while after their work, on the cores of the next turn.
 PAUSE_S = 0.1
-# Rows that one step of NumPy or torch takes, so that its temporaries stay in the caches.
-BLOCK_BYTES = 2**20
 ENCODINGS: dict[str, encodings.Encoding] = {
     "amplitude": encodings.Amplitude(),
     "angle": encodings.Angle(),
@@ -151,127 +155,6 @@ def measured(record: str, contender: Contender, seconds: list[float], **facts: A
 # Encoders
 
 
-def blocks(rows: int, n_qubits: int) -> Iterator[slice]:
-    """Yield slices of rows whose states take ``BLOCK_BYTES``."""
-    step = max(1, BLOCK_BYTES // (16 << n_qubits))
-    for start in range(0, rows, step):
-        yield slice(start, start + step)
-
-
-def products(library: Any, zeros: Any, ones: Any) -> Any:
-    """Return the product states (rows, 2**k) of qubits with amplitudes (rows, k)."""
-    result = library.ones_like(zeros[:, :1])
-    for qubit in reversed(range(zeros.shape[1])):
-        pair = (zeros[:, qubit, None] * result, ones[:, qubit, None] * result)
-        result = library.concatenate(pair, 1)
-    return result
-
-
-def amplitude_with(library: Any, features: Any, out: Any) -> Any:
-    """Normalise rows into complex ``out`` with NumPy or torch, block by block."""
-    real, imaginary = out.real, out.imag
-    for part in blocks(*states_of(out)):
-        rows = features[part]
-        if library is np:
-            norms = np.sqrt(np.einsum("ij,ij->i", rows, rows))[:, None]
-        else:
-            norms = library.linalg.vector_norm(rows, dim=1, keepdim=True)
-        library.multiply(rows, 1 / norms, out=real[part])
-        imaginary[part] = 0
-    return out
-
-
-def angle_with(library: Any, features: Any, out: Any) -> Any:
-    """RX on every qubit: the outer product of the halves' product states."""
-    half = features.shape[1] // 2
-    for part in blocks(*states_of(out)):
-        angles = features[part] / 2
-        zeros, ones = library.cos(angles) + 0j, -1j * library.sin(angles)
-        left = products(library, zeros[:, :half], ones[:, :half])
-        right = products(library, zeros[:, half:], ones[:, half:])
-        shape = (left.shape[0], left.shape[1], right.shape[1])
-        library.multiply(left[:, :, None], right[:, None, :], out=out[part].reshape(shape))
-    return out
-
-
-def iqp_with(library: Any, features: Any, out: Any) -> Any:
-    """IQPEmbedding: with S the sum of x_j s_j, all pairs together are (S**2 - sum x_j**2) / 2."""
-    scale = features.shape[1] / 2
-    half = features.shape[1] // 2
-    real, imaginary = out.real, out.imag
-    for part in blocks(*states_of(out)):
-        rows = features[part]
-        left, right = signed_sums(library, rows[:, :half]), signed_sums(library, rows[:, half:])
-        total = (left[:, :, None] + right[:, None, :]).reshape(out[part].shape)
-        squares = (rows * rows).sum(1)[:, None]
-        phase = (total + (total * total - squares) / 2) / -2
-        library.multiply(library.cos(phase), 2.0**-scale, out=real[part])
-        library.multiply(library.sin(phase), 2.0**-scale, out=imaginary[part])
-    return out
-
-
-def iqp_products_with(library: Any, features: Any, out: Any) -> Any:
-    """IQPEmbedding with few cosines: L + R the sums of the halves, exp(-i L R / 2) is a product."""
-    n_qubits = features.shape[1]
-    half = n_qubits // 2
-    for part in blocks(*states_of(out)):
-        rows = features[part]
-        left, right = signed_sums(library, rows[:, :half]), signed_sums(library, rows[:, half:])
-        squares = (rows * rows).sum(1)[:, None]
-        left_phase = (left + (left * left - squares) / 2) / 2
-        right_phase = (right + right * right / 2) / 2
-        left_states = (library.cos(left_phase) - 1j * library.sin(left_phase)) * 2 ** (
-            -n_qubits / 2
-        )
-        right_states = library.cos(right_phase) - 1j * library.sin(right_phase)
-        angles = (left[:, :, None] * rows[:, None, half:] / 2).reshape(-1, n_qubits - half)
-        cosines, sines = library.cos(angles), 1j * library.sin(angles)
-        crossed = products(library, cosines - sines, cosines + sines)
-        shape = (left.shape[0], left.shape[1], right.shape[1])
-        crossed = crossed.reshape(shape) * left_states[:, :, None]
-        library.multiply(crossed, right_states[:, None, :], out=out[part].reshape(shape))
-    return out
-
-
-def signed_sums(library: Any, features: Any) -> Any:
-    """Return sum_j x_j s_j, (rows, 2**k), with s_j +1 where bit j is 0 and -1 where it is 1."""
-    result = library.zeros_like(features[:, :1])
-    for qubit in reversed(range(features.shape[1])):
-        column = features[:, qubit, None]
-        result = library.concatenate((result + column, result - column), 1)
-    return result
-
-
-def states_of(out: Any) -> tuple[int, int]:
-    """Return rows and qubits of an array of states."""
-    return int(out.shape[0]), int(out.shape[1]).bit_length() - 1
-
-
-WITH_LIBRARY: dict[str, Callable[[Any, Any, Any], Any]] = {
-    "amplitude": amplitude_with,
-    "angle": angle_with,
-    "iqp-embedding": iqp_with,
-}
-
-
-def pennylane_states(encoding: str, features: Array, n_qubits: int) -> Callable[[], Any]:
-    """Return a call of PennyLane's template, all rows broadcast on default.qubit."""
-    import pennylane as qml
-
-    @qml.qnode(qml.device("default.qubit", wires=n_qubits))
-    def circuit(rows: Array) -> Any:
-        wires = range(n_qubits)
-        if encoding == "amplitude":
-            qml.AmplitudeEmbedding(rows, wires=wires, normalize=True)
-        elif encoding == "angle":
-            qml.AngleEmbedding(rows, wires=wires)
-        else:
-            qml.IQPEmbedding(rows, wires=wires)
-        return qml.state()
-
-    return lambda: circuit(features)
-
-
 def encoding_contenders(
     encoding: str, features: Array, out: Array, pennylane_rows: int
 ) -> list[Contender]:
@@ -282,12 +165,13 @@ def encoding_contenders(
     chosen, rival = ENCODINGS[encoding], WITH_LIBRARY[encoding]
     tensors = torch.from_numpy(features), torch.from_numpy(out)
     few = features[: min(rows, pennylane_rows)]
+    broadcast = pennylane_states(encoding, n_qubits, "default.qubit")
     contenders = [
         Contender("qdp", rows, lambda: qdp.encode(features, chosen, n_qubits, out=out)),
         Contender("qdp-fresh", rows, lambda: qdp.encode(features, chosen, n_qubits)),
         Contender("numpy", rows, lambda: rival(np, features, out)),
         Contender("torch", rows, lambda: rival(torch, *tensors)),
-        Contender("pennylane", len(few), pennylane_states(encoding, few, n_qubits)),
+        Contender("pennylane", len(few), lambda: broadcast(few)),
     ]
     if encoding == "iqp-embedding":
         contenders += [

@@ -1,16 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is measured: one circuit, one observable, one gradient rule, one precision.
+"""What is measured: gradients of one circuit by one rule, or one encoding, in one precision.
 
-The workload W(n, L, N): N rows of real features are amplitude encoded; each of L layers is RY on
-all n qubits, RZ on all qubits, then the ladder CNOT(q, q+1). The result is the (N, P) matrix of
-per-row gradients of the observable, P = 2nL. Qubit 0 is the most significant bit of an index.
+A case knows its reference result, how far others may lie from it, and how to travel as JSON to the
+process of a contender. The workload W(n, L, N): N rows of real features are amplitude encoded; each
+of L layers is RY on all n qubits, RZ on all qubits, then the ladder CNOT(q, q+1). The result is the
+(N, P) matrix of per-row gradients of the observable, P = 2nL. Qubit 0 is the most significant bit
+of an index.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +20,8 @@ from numpy.typing import NDArray
 OBSERVABLES = ("z0", "sum-z")
 METHODS = ("parameter-shift", "adjoint")
 PRECISIONS = ("double", "single")
+# Names that qdp.encode takes; the features of the last are the angles of PennyLane's template.
+ENCODINGS = ("amplitude", "angle", "iqp-embedding")
 
 # (coefficient, ((wire, letter), ...)): one term of a Pauli sum.
 Term = tuple[float, tuple[tuple[int, str], ...]]
@@ -32,6 +36,8 @@ TIMED_REGION = (
 @dataclass(frozen=True)
 class GradientCase:
     """One workload as every contender gets it; ``parameters`` are radians, length P."""
+
+    kind: ClassVar[str] = "gradient"
 
     n_qubits: int
     n_layers: int
@@ -103,6 +109,26 @@ class GradientCase:
         """The dtype of amplitudes in this precision."""
         return np.complex128 if self.precision == "double" else np.complex64
 
+    def reference(self, features: NDArray[np.float64]) -> NDArray[Any]:
+        """Return the gradients (rows, P) by QDP's reference backend, in double precision."""
+        import qdp
+
+        gradients = qdp.gradient(
+            qdp.ansatz.ry_rz_ladder(self.n_qubits, self.n_layers),
+            np.array(self.parameters),
+            features,
+            terms_text(self.terms),
+            encoding="amplitude",
+            method="adjoint",
+            backend="reference",
+            precision="double",
+        )
+        return np.asarray(gradients, dtype=np.float64)
+
+    def saved_rows(self, rows: int, checked: int) -> int:
+        """Return of how many rows the timed result is kept and compared: all."""
+        return rows
+
     def to_json(self) -> dict[str, Any]:
         """Return the case as plain JSON values."""
         return {**asdict(self), "parameters": list(self.parameters)}
@@ -111,6 +137,82 @@ class GradientCase:
     def from_json(cls, values: Mapping[str, Any]) -> GradientCase:
         """Build the case that ``to_json`` wrote."""
         return cls(**{**values, "parameters": tuple(float(p) for p in values["parameters"])})
+
+
+@dataclass(frozen=True)
+class EncodingCase:
+    """Rows of real features to states; the features of a row are 2**n ("amplitude") or n angles."""
+
+    kind: ClassVar[str] = "encoding"
+
+    encoding: str
+    n_qubits: int
+    precision: str = "double"
+    backend: str = "auto"
+    threads: int = 1
+
+    def __post_init__(self) -> None:
+        if self.n_qubits < 1 or self.threads < 1:
+            raise ValueError(
+                f"expected at least one qubit and one thread, got {self.n_qubits} and "
+                f"{self.threads}"
+            )
+        for field, value, allowed in (
+            ("encoding", self.encoding, ENCODINGS),
+            ("precision", self.precision, PRECISIONS),
+        ):
+            if value not in allowed:
+                raise ValueError(f"expected {field} to be one of {allowed}, got {value!r}")
+
+    @property
+    def state_size(self) -> int:
+        """The number of amplitudes of one state."""
+        return 1 << self.n_qubits
+
+    @property
+    def n_features(self) -> int:
+        """The most features that a row may have."""
+        return self.state_size if self.encoding == "amplitude" else self.n_qubits
+
+    @property
+    def tolerance(self) -> float:
+        """How far an amplitude may lie from the reference."""
+        return 1e-12 if self.precision == "double" else 1e-5
+
+    @property
+    def complex_dtype(self) -> type[np.complexfloating[Any, Any]]:
+        """The dtype of amplitudes in this precision."""
+        return np.complex128 if self.precision == "double" else np.complex64
+
+    def reference(self, features: NDArray[np.float64]) -> NDArray[Any]:
+        """Return the states (rows, 2**n) by QDP's reference backend, in double precision."""
+        import qdp
+
+        states = qdp.encode(features, self.encoding, self.n_qubits, backend="reference")
+        return np.asarray(states)
+
+    def saved_rows(self, rows: int, checked: int) -> int:
+        """Return of how many rows the timed result is kept and compared: those of the check."""
+        return min(rows, checked)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the case as plain JSON values."""
+        return {"kind": self.kind, **asdict(self)}
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> EncodingCase:
+        """Build the case that ``to_json`` wrote."""
+        return cls(**{key: value for key, value in values.items() if key != "kind"})
+
+
+Case = GradientCase | EncodingCase
+
+
+def case_from_json(values: Mapping[str, Any]) -> Case:
+    """Build the case that a ``to_json`` wrote; without a kind it is one of gradients."""
+    if values.get("kind", "gradient") == "encoding":
+        return EncodingCase.from_json(values)
+    return GradientCase.from_json(values)
 
 
 def observable_terms(name: str, n_qubits: int) -> tuple[Term, ...]:

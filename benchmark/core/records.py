@@ -18,12 +18,13 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
 from benchmark.core import statistics
 
 FORMAT = 1
+# Half the width of an interval over its median, from which a figure is called noisy.
+NOISY = 0.25
 STATUSES = ("ok", "failed", "skipped", "unsupported", "timed out")
 
 
@@ -49,7 +50,12 @@ class Leg:
     peak_memory_bytes: int | None = None
     versions: dict[str, str] = field(default_factory=dict)
     details: dict[str, str] = field(default_factory=dict)
-    gradients: NDArray[np.float64] | None = field(default=None, repr=False, compare=False)
+    # What each repetition used, as benchmark.core.metering reads it.
+    metering: list[dict[str, Any]] = field(default_factory=list)
+    # Where a run goes through several cases: which series this is a point of, and its case.
+    sweep: str = ""
+    case: dict[str, Any] = field(default_factory=dict)
+    result: NDArray[Any] | None = field(default=None, repr=False, compare=False)
 
     @property
     def ok(self) -> bool:
@@ -80,6 +86,17 @@ class Leg:
         return statistics.estimate(self.totals)
 
     @property
+    def noisy(self) -> bool:
+        """Whether the interval is wider than NOISY to either side: a figure to measure again."""
+        return self.ok and self.total.relative_spread > NOISY
+
+    @property
+    def cpu_seconds(self) -> float | None:
+        """The median processor time of a repetition, of all its processes, or None."""
+        seconds = [one["cpu_s"] for one in self.metering if one.get("cpu_s") is not None]
+        return statistics.median(seconds) if seconds else None
+
+    @property
     def encoding(self) -> float:
         """The median encoding time for all rows, never more than the median total."""
         encoding = statistics.median([time * self.factor for time in self.encoding_ms])
@@ -96,8 +113,8 @@ class Leg:
         return self.n_samples / (self.total.median / 1e3)
 
     def to_json(self) -> dict[str, Any]:
-        """Return the record's line; the gradients stay out."""
-        values = {key: value for key, value in asdict(self).items() if key != "gradients"}
+        """Return the record's line; the result stays out."""
+        values = {key: value for key, value in asdict(self).items() if key != "result"}
         derived = {}
         if self.ok:
             total = self.total
@@ -105,13 +122,14 @@ class Leg:
                 "total_ms": {"median": total.median, "low": total.low, "high": total.high},
                 "extrapolated": self.extrapolated,
                 "rows_per_second": self.throughput,
+                "noisy": self.noisy,
             }
         return {"kind": "leg", **values, "derived": derived}
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Leg:
         """Build the leg that ``to_json`` wrote; what was derived is derived again."""
-        known = {item.name for item in fields(cls)} - {"gradients"}
+        known = {item.name for item in fields(cls)} - {"result"}
         return cls(**{key: value for key, value in values.items() if key in known})
 
 

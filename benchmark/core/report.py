@@ -342,12 +342,12 @@ def _fused(legs: Sequence[Leg], own: Leg) -> list[str]:
 
 
 def _zero_gradients(run: Mapping[str, Any], own: Leg) -> list[str]:
-    if own.gradients is None:
+    if own.result is None:
         return []
     case = run["case"]
-    count = count_nonzero(own.gradients, case["precision"])
+    count = count_nonzero(own.result, case["precision"])
     return [
-        f"{count} of the {own.gradients.shape[1]} gradients of "
+        f"{count} of the {own.result.shape[1]} gradients of "
         f"{OBSERVABLE_TITLES[case['observable']]} are not zero for some sample"
     ]
 

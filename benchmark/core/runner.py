@@ -2,8 +2,8 @@
 """Runs the legs of one size: a fresh process a contender, checked, planned, then interleaved.
 
 Every contender's process stays alive while the repetitions go round all of them in turn, so that
-a slow minute of the machine touches all alike. A contender is timed only if its gradients of the
-first rows agree with the reference; after timing, all its gradients are compared once more.
+a slow minute of the machine touches all alike. A contender is timed only if its result for the
+first rows agrees with the reference; after timing, its results are compared once more.
 """
 
 from __future__ import annotations
@@ -26,12 +26,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmark.core import environment
-from benchmark.core.cases import GradientCase
-from benchmark.core.contenders import CONTENDERS
-from benchmark.core.contenders.qdp_paths import qdp_observable
+from benchmark.core.cases import Case
+from benchmark.core.contenders import BY_KIND
 from benchmark.core.records import Leg
 
-Array = NDArray[np.float64]
+Array = NDArray[Any]
 Progress = Callable[[str], None]
 
 # Imports, compilation and the check of a few rows may take longer than a leg.
@@ -61,10 +60,10 @@ class LegStopped(Exception):
 class WorkerProcess:
     """The parent's end of one benchmark.core.worker process."""
 
-    def __init__(self, name: str, case: GradientCase, features: Path, folder: Path) -> None:
+    def __init__(self, name: str, case: Case, features: Path, folder: Path) -> None:
         self.name = name
         variables = dict(os.environ)
-        variables.update(CONTENDERS[name].environment(case.threads))
+        variables.update(BY_KIND[case.kind][name].environment(case.threads))
         paths = [str(environment.REPOSITORY), variables.get("PYTHONPATH", "")]
         variables["PYTHONPATH"] = os.pathsep.join(path for path in paths if path)
         self._errors = (folder / f"{name}.stderr").open("w+", encoding="utf-8", errors="replace")
@@ -146,50 +145,34 @@ class _Running:
     repeat_timeout_s: float
 
 
-def check_rows(case: GradientCase, rows: int) -> int:
+def check_rows(case: Case, rows: int) -> int:
     """Return how many rows are compared with the reference before timing."""
     return max(1, min(rows, MOST_CHECK_ROWS, CHECK_AMPLITUDES // case.state_size))
 
 
-def reference_gradients(case: GradientCase, features: Array) -> Array:
-    """Return the gradients by QDP's reference backend, in double precision."""
-    import qdp
-
-    gradients = qdp.gradient(
-        qdp.ansatz.ry_rz_ladder(case.n_qubits, case.n_layers),
-        np.array(case.parameters),
-        features,
-        qdp_observable(case.terms),
-        encoding="amplitude",
-        method="adjoint",
-        backend="reference",
-        precision="double",
-    )
-    return np.asarray(gradients, dtype=np.float64)
-
-
 def run_size(
-    case: GradientCase,
+    case: Case,
     features: Array,
     contenders: Sequence[str],
     settings: Settings,
     progress: Progress = lambda text: None,
 ) -> list[Leg]:
     """Check and time every contender on all rows of ``features``; one leg each, in their order."""
+    kinds = BY_KIND[case.kind]
     legs = {
         name: Leg(
             contender=name,
-            title=CONTENDERS[name].title,
-            rule=CONTENDERS[name].rule_for(case.method),
+            title=kinds[name].title,
+            rule=kinds[name].rule_for(getattr(case, "method", "")),
             n_samples=len(features),
             status="ok",
-            encoding_note=CONTENDERS[name].encoding_note,
+            encoding_note=kinds[name].encoding_note,
         )
         for name in contenders
     }
     rows = check_rows(case, len(features))
     progress("reference")
-    reference = reference_gradients(case, features[:rows])
+    reference = case.reference(features[:rows])
     together = _fit_together(case, len(features), len(contenders))
     with tempfile.TemporaryDirectory(prefix="qdp-benchmark-") as name:
         folder = Path(name)
@@ -205,7 +188,7 @@ def run_size(
     return list(legs.values())
 
 
-def _fit_together(case: GradientCase, rows: int, contenders: int) -> bool:
+def _fit_together(case: Case, rows: int, contenders: int) -> bool:
     """Whether all processes may hold their states at once: features, states and working copies."""
     available = environment.available_memory()
     if available is None:
@@ -218,7 +201,7 @@ class _Session:
 
     def __init__(
         self,
-        case: GradientCase,
+        case: Case,
         path: Path,
         folder: Path,
         settings: Settings,
@@ -279,7 +262,7 @@ class _Session:
         if not difference <= leg.tolerance:
             raise LegStopped(
                 "failed",
-                f"its gradients of the first {rows} rows differ from the reference by "
+                f"its results for the first {rows} rows differ from the reference by "
                 f"{difference:.3g}, more than {leg.tolerance:.3g}",
             )
 
@@ -338,20 +321,22 @@ class _Session:
                 if timed:
                     item.leg.encoding_ms.append(float(sample["encoding_ms"]))
                     item.leg.circuit_ms.append(float(sample["circuit_ms"]))
+                    item.leg.metering.append(sample["metering"])
                     item.leg.rows_measured = item.rows
 
     def _finish(self, item: _Running) -> None:
-        """Fetch the timed gradients and the peak memory."""
+        """Fetch the timed result and the peak memory."""
         if not item.leg.ok:
             return
         target = self.folder / f"{item.leg.contender}-timed.npy"
         try:
-            item.worker.ask({"do": "save", "path": str(target)}, 60)
+            rows = self.case.saved_rows(item.rows, len(self.reference))
+            item.worker.ask({"do": "save", "rows": rows, "path": str(target)}, 60)
             item.leg.peak_memory_bytes = item.worker.ask({"do": "finish"}, 60)["peak_memory_bytes"]
         except LegStopped as stopped:
             item.leg.status, item.leg.reason = stopped.status, stopped.reason
             return
-        item.leg.gradients = np.load(target)
+        item.leg.result = np.load(target)
 
 
 def largest_difference(first: Array, second: Array) -> float:
@@ -362,8 +347,8 @@ def largest_difference(first: Array, second: Array) -> float:
     return difference if np.isfinite(difference) else float("inf")
 
 
-def _compare_timed(case: GradientCase, legs: list[Leg]) -> None:
-    """Fail legs whose timed gradients differ from another leg's.
+def _compare_timed(case: Case, legs: list[Leg]) -> None:
+    """Fail legs whose timed results differ from another leg's.
 
     The reference backend is too slow for all rows. Two legs that differ cannot tell which of them
     is wrong, so both fail, unless more legs agree with one of them than with the other.
@@ -379,19 +364,19 @@ def _compare_timed(case: GradientCase, legs: list[Leg]) -> None:
                 name, difference = found[0]
                 leg.status = "failed"
                 leg.reason = (
-                    f"its timed gradients differ from those of {name} by {difference:.3g}, "
+                    f"its timed results differ from those of {name} by {difference:.3g}, "
                     f"more than {2 * case.tolerance:.3g}"
                 )
 
 
-def _disagreements(case: GradientCase, legs: Sequence[Leg]) -> dict[str, list[tuple[str, float]]]:
+def _disagreements(case: Case, legs: Sequence[Leg]) -> dict[str, list[tuple[str, float]]]:
     """Return for every timed leg which others it differs from, and by how much."""
-    timed = [(leg, leg.gradients) for leg in legs if leg.ok and leg.gradients is not None]
+    timed = [(leg, leg.result) for leg in legs if leg.ok and leg.result is not None]
     against: dict[str, list[tuple[str, float]]] = {leg.contender: [] for leg, _ in timed}
-    for leg, gradients in timed:
+    for leg, result in timed:
         for other, others in timed:
-            rows = min(len(gradients), len(others))
-            difference = largest_difference(gradients[:rows], others[:rows])
+            rows = min(len(result), len(others))
+            difference = largest_difference(result[:rows], others[:rows])
             if difference > 2 * case.tolerance:
                 against[leg.contender].append((other.contender, difference))
     return against

@@ -3,12 +3,12 @@
 
 Reads JSON lines on standard input, the case first and then commands, and answers each with one
 JSON line on standard output; whatever libraries print goes to standard error. Features come from
-a .npy file and gradients go to one. The commands:
+a .npy file and results go to one. The commands:
 
-  {"do": "check", "rows": r, "path": p}     gradients of the first r rows to p, untimed
+  {"do": "check", "rows": r, "path": p}     result for the first r rows to p, untimed
   {"do": "plan", "rows": r, "budget_s": b}  how many of r rows one repetition does in b seconds
   {"do": "repeat", "rows": k}               one timed repetition, a short one behind an untimed
-  {"do": "save", "path": p}                 gradients of the last repetition to p
+  {"do": "save", "rows": r, "path": p}      result for the first r rows of the last repetition to p
   {"do": "finish"}                          peak memory, then exit
 """
 
@@ -25,8 +25,9 @@ from typing import Any, TextIO
 import numpy as np
 
 from benchmark.core import environment
-from benchmark.core.cases import GradientCase
-from benchmark.core.contenders import CONTENDERS, Contender, Repeat
+from benchmark.core.cases import case_from_json
+from benchmark.core.contenders import BY_KIND, Contender, Repeat
+from benchmark.core.metering import Meter
 
 PROBE_GROWTH = 4
 # A run shorter than this follows an untimed one at once. Contenders take turns, and a process
@@ -38,12 +39,13 @@ class Worker:
     """Holds one prepared contender and carries out commands."""
 
     def __init__(self, request: dict[str, Any]) -> None:
-        self.case = GradientCase.from_json(request["case"])
-        self.kind: type[Contender] = CONTENDERS[request["contender"]]
+        self.case = case_from_json(request["case"])
+        self.kind: type[Contender] = BY_KIND[self.case.kind][request["contender"]]
         self.features = np.load(request["features"])
         self.contender: Contender | None = None
         self.last: Repeat | None = None
         self.last_s = float("inf")
+        self.meter = Meter()
 
     def prepare(self) -> dict[str, Any]:
         """Import and compile; answer ready, unsupported or skipped."""
@@ -74,9 +76,10 @@ class Worker:
         try:
             if warm:
                 self.contender.run(rows)
-            start = time.perf_counter()
-            self.last = self.contender.run(rows)
-            self.last_s = time.perf_counter() - start
+            with self.meter:
+                start = time.perf_counter()
+                self.last = self.contender.run(rows)
+                self.last_s = time.perf_counter() - start
             return self.last_s
         finally:
             gc.enable()
@@ -88,7 +91,7 @@ class Worker:
                 if command["do"] == "check":
                     self._run(command["rows"])
                 assert self.last is not None
-                np.save(command["path"], self.last.gradients)
+                np.save(command["path"], self.last.result[: command["rows"]])
                 return {"event": "saved"}
             case "plan":
                 return self._plan(command["rows"], command["budget_s"])
@@ -100,6 +103,7 @@ class Worker:
                     "encoding_ms": self.last.encoding_ms,
                     "circuit_ms": self.last.circuit_ms,
                     "wall_s": wall_s,
+                    "metering": self.meter.read(),
                 }
             case "finish":
                 if self.contender is not None:

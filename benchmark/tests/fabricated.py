@@ -39,7 +39,7 @@ def make_leg(
         encoding_note=kind.encoding_note,
         max_difference=1e-15 if status == "ok" else None,
         tolerance=1e-9 if status == "ok" else None,
-        gradients=None if gradients is None else np.asarray(gradients, dtype=np.float64),
+        result=None if gradients is None else np.asarray(gradients, dtype=np.float64),
     )
 
 

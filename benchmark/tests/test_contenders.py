@@ -70,10 +70,10 @@ def test_gradients(name: str, n_qubits: int, width: int, observable: str) -> Non
             continue  # the same computation again
         case = statevector.make_case(n_qubits, observable=observable, method=method)
         repeat = run(name, case, features)
-        assert repeat.gradients.dtype == np.float64
-        assert repeat.gradients.shape == (5, case.n_parameters)
+        assert repeat.result.dtype == np.float64
+        assert repeat.result.shape == (5, case.n_parameters)
         np.testing.assert_allclose(
-            repeat.gradients, statevector.gradients(case, features), rtol=0, atol=1e-12
+            repeat.result, statevector.gradients(case, features), rtol=0, atol=1e-12
         )
         assert repeat.encoding_ms >= 0
         assert repeat.circuit_ms > 0
@@ -88,7 +88,7 @@ def test_single_precision(name: str) -> None:
         assert "in double precision only" in reason
         return
     features = statevector.make_features(4, 8)
-    gradients = run(name, case, features).gradients
+    gradients = run(name, case, features).result
     expected = statevector.gradients(case, features)
     np.testing.assert_allclose(gradients, expected, rtol=0, atol=case.tolerance)
     assert np.max(np.abs(gradients - expected)) > 1e-12, "this was not single precision"
@@ -100,7 +100,7 @@ def test_other_sizes(name: str, n_qubits: int) -> None:
     case = statevector.make_case(n_qubits, n_layers=3, observable="sum-z")
     features = statevector.make_features(3, 2**n_qubits)
     np.testing.assert_allclose(
-        run(name, case, features).gradients,
+        run(name, case, features).result,
         statevector.gradients(case, features),
         rtol=0,
         atol=1e-12,
@@ -110,9 +110,9 @@ def test_other_sizes(name: str, n_qubits: int) -> None:
 @pytest.mark.parametrize("name", ["numpy", "numpy-kron"])
 def test_threads_and_chunks_change_nothing(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     features = statevector.make_features(9, 16)
-    alone = run(name, statevector.make_case(4), features).gradients
+    alone = run(name, statevector.make_case(4), features).result
     monkeypatch.setattr(CONTENDERS[name], "amplitudes_per_chunk", 32)
-    together = run(name, statevector.make_case(4, threads=2), features).gradients
+    together = run(name, statevector.make_case(4, threads=2), features).result
     np.testing.assert_allclose(together, alone, rtol=0, atol=1e-14)
 
 
@@ -122,7 +122,7 @@ def test_fewer_rows_than_prepared_for() -> None:
     contender.prepare()
     expected = statevector.gradients(case, features)
     for rows in (1, 4, 6):
-        np.testing.assert_allclose(contender.run(rows).gradients, expected[:rows], atol=1e-12)
+        np.testing.assert_allclose(contender.run(rows).result, expected[:rows], atol=1e-12)
     contender.close()
 
 

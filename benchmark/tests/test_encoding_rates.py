@@ -11,6 +11,7 @@ import pytest
 
 import qdp
 from benchmark import encoding_rates, performance_tables
+from benchmark.core.contenders import encoding_paths
 from qdp import _core
 
 TINY = replace(
@@ -147,9 +148,9 @@ def test_contenders_take_turns():
     assert {name: len(times) for name, times in seconds.items()} == {"a": 2, "b": 2}
 
 
-@pytest.mark.parametrize("encode", [encoding_rates.iqp_with, encoding_rates.iqp_products_with])
+@pytest.mark.parametrize("encode", [encoding_paths.iqp_with, encoding_paths.iqp_products_with])
 def test_the_closed_forms_are_the_embedding_in_every_block(encode, monkeypatch):
-    monkeypatch.setattr(encoding_rates, "BLOCK_BYTES", 2**10)
+    monkeypatch.setattr(encoding_paths, "BLOCK_BYTES", 2**10)
     features = np.random.default_rng(3).normal(size=(11, 4))
     expected = qdp.encode(features, "iqp-embedding", backend="reference")
     encode(np, features, out := np.empty((11, 16), complex))

@@ -37,7 +37,7 @@ def test_round_trip(tmp_path: Path) -> None:
     assert lines[2]["circuit_ms"] == [100.0, 120.0, 110.0]
     assert lines[2]["derived"]["total_ms"]["median"] == pytest.approx(110.0 * 10 / 4)
     assert lines[2]["derived"]["extrapolated"] is True
-    assert "gradients" not in lines[1]
+    assert "result" not in lines[1]
     assert lines[3]["derived"] == {}
 
 
@@ -135,6 +135,6 @@ def test_plot_is_a_png(tmp_path: Path) -> None:
 
 def test_legs_compare_by_their_record() -> None:
     first, second = make_leg("qdp", 3, [1.0]), make_leg("qdp", 3, [1.0])
-    second.gradients = np.zeros((3, 2))
+    second.result = np.zeros((3, 2))
     assert first == second
     assert Leg.from_json(first.to_json()) == first

@@ -15,8 +15,10 @@ import numpy as np
 import pytest
 
 from benchmark.core import runner, worker
+from benchmark.core.cases import GradientCase
 from benchmark.core.contenders.base import Repeat
 from benchmark.core.contenders.qdp_paths import Qdp
+from benchmark.core.metering import Meter
 from benchmark.core.runner import Settings, run_size
 from benchmark.tests import statevector
 from benchmark.tests.fabricated import make_leg
@@ -47,8 +49,8 @@ def test_legs_are_checked_and_timed() -> None:
         assert leg.max_difference is not None
         assert leg.max_difference < 1e-12
         assert leg.check_rows == 5
-        assert leg.gradients is not None
-        np.testing.assert_allclose(leg.gradients, expected, atol=1e-12)
+        assert leg.result is not None
+        np.testing.assert_allclose(leg.result, expected, atol=1e-12)
         assert leg.peak_memory_bytes is not None
         assert leg.peak_memory_bytes > 1e6
         assert "numpy" in leg.versions
@@ -60,7 +62,7 @@ def test_a_leg_whose_gradients_are_wrong_is_not_timed(monkeypatch: pytest.Monkey
     def wrong(case: Any, features: Any) -> Any:
         return statevector.gradients(case, features) + 1e-3
 
-    monkeypatch.setattr(runner, "reference_gradients", wrong)
+    monkeypatch.setattr(GradientCase, "reference", wrong)
     (leg,) = run_size(
         statevector.make_case(2, 1), statevector.make_features(3, 4), ["numpy"], QUICK
     )
@@ -133,6 +135,7 @@ def plan(monkeypatch: pytest.MonkeyPatch, rows: int, budget_s: float, **times: f
     case = statevector.make_case(2, 1)
     instance = object.__new__(worker.Worker)
     instance.case, instance.kind, instance.last = case, FakeContender, None
+    instance.meter = Meter()
     instance.contender = FakeContender(case, statevector.make_features(rows, 4))
     return instance.answer({"do": "plan", "rows": rows, "budget_s": budget_s})
 
@@ -221,7 +224,7 @@ def test_worker_speaks_json_lines(tmp_path: Path) -> None:
         {"contender": "numpy", "case": case.to_json(), "features": str(tmp_path / "features.npy")},
         {"do": "check", "rows": 2, "path": str(tmp_path / "check.npy")},
         {"do": "repeat", "rows": 3},
-        {"do": "save", "path": str(tmp_path / "timed.npy")},
+        {"do": "save", "rows": 3, "path": str(tmp_path / "timed.npy")},
         {"do": "finish"},
     ]
     answers = io.StringIO()

@@ -7,6 +7,16 @@ from collections.abc import Sequence
 
 from benchmark.core.contenders.base import Contender, Repeat, Unsupported
 from benchmark.core.contenders.deepquantum_path import DeepQuantum
+from benchmark.core.contenders.encoding_paths import (
+    AerEncoder,
+    LightningEncoder,
+    NumpyEncoder,
+    PennyLaneEncoder,
+    QdpEncoder,
+    QdpFreshEncoder,
+    QiskitEncoder,
+    TorchEncoder,
+)
 from benchmark.core.contenders.jax_paths import JaxGates, JaxKron
 from benchmark.core.contenders.lightning_paths import (
     LightningAdjoint,
@@ -54,7 +64,24 @@ CONTENDERS: dict[str, type[Contender]] = {
     )
 }
 
-OWN = ("qdp", "qdp-fused", "qdp-pruned")
+ENCODERS: dict[str, type[Contender]] = {
+    contender.name: contender
+    for contender in (
+        QdpEncoder,
+        QdpFreshEncoder,
+        PennyLaneEncoder,
+        LightningEncoder,
+        QiskitEncoder,
+        AerEncoder,
+        NumpyEncoder,
+        TorchEncoder,
+    )
+}
+
+# The contenders of each kind of case.
+BY_KIND = {"gradient": CONTENDERS, "encoding": ENCODERS}
+
+OWN = ("qdp", "qdp-fused", "qdp-pruned", "qdp-fresh")
 ROADMAP_RIVAL = "pennylane"
 GROUPS: dict[str, tuple[str, ...]] = {
     "default": ("qdp", "qdp-fused", "pennylane", "lightning-adjoint", "numpy", "numpy-kron"),
@@ -103,7 +130,9 @@ def resolve(names: Sequence[str]) -> list[str]:
 
 
 __all__ = [
+    "BY_KIND",
     "CONTENDERS",
+    "ENCODERS",
     "GROUPS",
     "OWN",
     "ROADMAP_RIVAL",

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """What every contender offers, and the tools to spread rows over cores that several share.
 
-A contender turns raw features into the matrix of per-row gradients. It gets the rows once, builds
-and compiles in ``prepare``, and ``run(rows)`` is one timed repetition over the first rows.
+A contender turns raw features into what its kind of case asks for: the matrix of per-row gradients,
+or states. It gets the rows once, builds and compiles in ``prepare``, and ``run(rows)`` is one timed
+repetition over the first rows.
 """
 
 from __future__ import annotations
@@ -37,9 +38,12 @@ class Unsupported(Exception):
 
 @dataclass(frozen=True)
 class Repeat:
-    """One repetition: gradients (rows, P) float64 and where the time went, in milliseconds."""
+    """One repetition: its result and where the time went, in milliseconds.
 
-    gradients: Gradients
+    The result is gradients, (rows, P) float64, or encoded states, (rows, 2**n) complex.
+    """
+
+    result: NDArray[Any]
     encoding_ms: float
     circuit_ms: float
 
@@ -50,11 +54,11 @@ class Repeat:
 
 
 class Contender(ABC):
-    """One way of computing the case's gradients.
+    """One way of doing the case's work.
 
-    ``rule`` is how: "parameter-shift", "adjoint" (any reverse-mode derivative), or "case" for a
-    contender that does whichever the case asks for. ``distributions`` are the packages whose
-    versions a record names, ``extra`` the extra that installs them.
+    ``rule`` is how gradients are taken: "parameter-shift", "adjoint" (any reverse-mode derivative),
+    or "case" for a contender that does whichever the case asks for. ``distributions`` are the
+    packages whose versions a record names, ``extra`` the extra that installs them.
     """
 
     name: ClassVar[str]
@@ -66,7 +70,7 @@ class Contender(ABC):
     extra: ClassVar[str] = "benchmark"
     encoding_note: ClassVar[str] = "encode once"
 
-    def __init__(self, case: GradientCase, features: Features) -> None:
+    def __init__(self, case: Any, features: Features) -> None:
         self.case = case
         self.features = np.ascontiguousarray(features, dtype=np.float64)
 
@@ -76,7 +80,7 @@ class Contender(ABC):
         return thread_environment(threads)
 
     @classmethod
-    def unsupported(cls, case: GradientCase) -> str | None:
+    def unsupported(cls, case: Any) -> str | None:
         """Return why the case cannot be run, or None where it can."""
         if case.precision not in cls.precisions:
             return f"{cls.title} computes in {' and '.join(cls.precisions)} precision only"
@@ -93,7 +97,7 @@ class Contender(ABC):
 
     @abstractmethod
     def run(self, rows: int) -> Repeat:
-        """Compute the gradients of the first ``rows`` rows, once, and time it."""
+        """Do the work for the first ``rows`` rows, once, and time it."""
 
     def details(self) -> dict[str, str]:
         """Return further facts for the record, e.g. the instruction set taken."""
