@@ -4,18 +4,16 @@
     python benchmark/benchmark_gradient.py --n-qubits 10 --n-samples 100 --verify --no-save
 
 Exit status: 0 all well; 1 verification failed or QDP's own leg did not run; 2 wrong arguments or
-data; 3 the speedup over PennyLane's path is below --min-speedup or could not be measured.
+data; 3 the speedup over PennyLane's path is below --min-speedup or could not be measured; 130
+interrupted, the sizes done so far saved.
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
-import uuid
 from collections.abc import Sequence
-from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 _ROOT = Path(__file__).resolve().parent.parent
 if __name__ == "__main__":
@@ -29,9 +27,21 @@ from benchmark.core import environment, plots, records, report, runner  # noqa: 
 from benchmark.core.cases import (  # noqa: E402
     METHODS,
     OBSERVABLES,
-    PRECISIONS,
     TIMED_REGION,
     GradientCase,
+)
+from benchmark.core.command_line import (  # noqa: E402
+    EXIT_INTERRUPTED,
+    EXIT_OK,
+    EXIT_SLOW,
+    EXIT_USAGE,
+    EXIT_WRONG,
+    Journal,
+    Progress,
+    add_measurement_options,
+    describe_run,
+    positive_integer,
+    positive_number,
 )
 from benchmark.core.contenders import CONTENDERS, GROUPS, ROADMAP_RIVAL, resolve  # noqa: E402
 from benchmark.core.gradient_benchmark import (  # noqa: E402
@@ -52,30 +62,6 @@ __all__ = [
     "main",
 ]
 
-BACKENDS = ("auto", "cpu", "reference")
-EXIT_OK, EXIT_WRONG, EXIT_USAGE, EXIT_SLOW = 0, 1, 2, 3
-
-
-def _positive_integer(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"expected at least 1, got {value}")
-    return value
-
-
-def _count(text: str) -> int:
-    value = int(text)
-    if value < 0:
-        raise argparse.ArgumentTypeError(f"expected at least 0, got {value}")
-    return value
-
-
-def _positive_number(text: str) -> float:
-    value = float(text)
-    if not 0 < value < float("inf"):
-        raise argparse.ArgumentTypeError(f"expected a positive number, got {text}")
-    return value
-
 
 def build_parser() -> argparse.ArgumentParser:
     """Return the parser of the command line."""
@@ -85,38 +71,22 @@ def build_parser() -> argparse.ArgumentParser:
         "once, PennyLane embeds it in each of the 2P evaluations of the parameter-shift rule.",
     )
     add = parser.add_argument
-    add("--n-qubits", type=_positive_integer, default=12, help="qubits (default 12)")
-    add("--n-layers", type=_positive_integer, default=2, help="layers (default 2)")
+    add("--n-qubits", type=positive_integer, default=12, help="qubits (default 12)")
+    add("--n-layers", type=positive_integer, default=2, help="layers (default 2)")
     add(
         "--n-samples",
-        type=_positive_integer,
+        type=positive_integer,
         nargs="+",
         default=[100, 500, 1000],
         metavar="N",
         help="one or several numbers of samples (default 100 500 1000)",
     )
-    add("--warmup", type=_count, default=1, help="untimed repetitions (default 1)")
-    add("--runs", type=_positive_integer, default=3, help="timed repetitions (default 3)")
     add(
         "--verify",
         action="store_true",
         help="check gradients against PennyLane; exit status 1 on disagreement",
     )
-    add("--no-save", action="store_true", help="write no files")
-    add(
-        "--output-dir",
-        type=Path,
-        default=Path("results"),
-        help="folder for CSV, JSON records and PNG (default results)",
-    )
-    add("--gpu", type=int, default=0, help="GPU to use where there is one (default 0)")
     add("--dataset", choices=DATASETS, default="synthetic", help="data set (default synthetic)")
-    add(
-        "--data-dir",
-        type=Path,
-        default=None,
-        help="folder with the image files (default: the variable QDP_DATA_DIR)",
-    )
     add(
         "--reduce",
         choices=REDUCTIONS,
@@ -130,11 +100,9 @@ def build_parser() -> argparse.ArgumentParser:
         help="QDP's gradient rule (default parameter-shift)",
     )
     add("--observable", choices=OBSERVABLES, default="z0", help="what is measured (default z0)")
-    add("--backend", choices=BACKENDS, default="auto", help="QDP's backend (default auto)")
-    add("--precision", choices=PRECISIONS, default="double", help="default double")
     add(
         "--threads",
-        type=_positive_integer,
+        type=positive_integer,
         default=None,
         help="CPUs that every contender may use (default: all usable ones)",
     )
@@ -147,76 +115,13 @@ def build_parser() -> argparse.ArgumentParser:
     )
     add(
         "--min-speedup",
-        type=_positive_number,
+        type=positive_number,
         default=None,
         metavar="X",
         help="exit status 3 if QDP's speedup over PennyLane's path is below X at any size",
     )
-    add(
-        "--time-limit",
-        type=_positive_number,
-        default=60.0,
-        metavar="SECONDS",
-        help="seconds a leg may take; a slower contender runs on the first rows only and is "
-        "marked as extrapolated (default 60)",
-    )
-    add("--seed", type=_count, default=42, help="seed of parameters and synthetic rows")
-    add(
-        "--progress",
-        choices=("auto", "on", "off"),
-        default="auto",
-        help="progress bar on standard error (default: where it is a terminal)",
-    )
+    add_measurement_options(parser)
     return parser
-
-
-class _Progress:
-    """A bar of steps on standard error; silent where it is not wanted."""
-
-    def __init__(self, mode: str) -> None:
-        self._bar: Any = None
-        if mode == "on" or (mode == "auto" and sys.stderr.isatty()):
-            try:
-                from tqdm import tqdm
-            except ImportError:
-                return
-            self._bar = tqdm(unit="step", leave=False, file=sys.stderr)
-
-    def __call__(self, text: str) -> None:
-        if self._bar is not None:
-            self._bar.set_description_str(text)
-            self._bar.update()
-
-    def close(self) -> None:
-        """Take the bar away."""
-        if self._bar is not None:
-            self._bar.close()
-
-
-def _describe_run(
-    arguments: argparse.Namespace, case: GradientCase, dataset: Dataset, contenders: list[str]
-) -> dict[str, Any]:
-    """Return the first line of the records."""
-    shown = {**vars(arguments), "contenders": contenders}
-    # Records are published: the folders' names are enough, where they lie is nobody's business.
-    shown["output_dir"] = arguments.output_dir.name
-    shown["data_dir"] = None if arguments.data_dir is None else arguments.data_dir.name
-    libraries = ("qdp", "numpy", "torch", "pennylane", "pennylane-lightning", "scikit-learn")
-    return {
-        "run": uuid.uuid4().hex,
-        "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        "benchmark": "gradient",
-        "timed_region": TIMED_REGION,
-        "arguments": shown,
-        "case": case.to_json(),
-        "dataset": {
-            "name": dataset.name,
-            "description": dataset.description,
-            "features": int(dataset.features.shape[1]),
-        },
-        "environment": environment.describe(),
-        "versions": environment.versions(libraries),
-    }
 
 
 def _gpu_line(index: int) -> str:
@@ -279,16 +184,15 @@ def _smallest_speedup(sizes: report.Sizes) -> float | None:
     return min(found)
 
 
-def _save(directory: Path, run: dict[str, Any], legs: list[records.Leg]) -> None:
-    """Write records, then what derives from them."""
-    stem = records.output_stem(directory, datetime.now())
+def _save(journal: Journal) -> None:
+    """Write what derives from the records."""
     for suffix, write in (
         (".csv", records.write_csv),
         (".jsonl", records.write_records),
         (".png", plots.write_plot),
     ):
-        path = Path(f"{stem}{suffix}")
-        write(path, run, legs)
+        path = Path(f"{journal.stem}{suffix}")
+        write(path, journal.run, journal.legs)
         print(f"Saved: {path}")
 
 
@@ -340,7 +244,25 @@ def _run(arguments: argparse.Namespace) -> int:
         backend=arguments.backend,
         threads=arguments.threads or environment.usable_cpus(),
     )
-    run = _describe_run(arguments, case, dataset, contenders)
+    arguments.contenders = contenders
+    run = describe_run(
+        "gradient",
+        arguments,
+        timed_region=TIMED_REGION,
+        case=case.to_json(),
+        dataset={
+            "name": dataset.name,
+            "description": dataset.description,
+            "features": int(dataset.features.shape[1]),
+        },
+    )
+    journal = Journal.open(
+        run,
+        directory=arguments.output_dir,
+        name="gradient_benchmark",
+        save=not arguments.no_save,
+        resume=arguments.resume,
+    )
     print(report.header(run, _gpu_line(arguments.gpu)))
 
     if arguments.verify and not _verify(case, dataset, arguments.seed):
@@ -350,21 +272,27 @@ def _run(arguments: argparse.Namespace) -> int:
     sizes: dict[int, list[records.Leg]] = {}
     settings = runner.Settings(arguments.warmup, arguments.runs, arguments.time_limit)
     agree = True
-    progress = _Progress(arguments.progress)
+    progress = Progress(arguments.progress)
     try:
         for n_samples in arguments.n_samples:
             print(f"\nTesting with n_samples={n_samples}...\n", flush=True)
-            rows = dataset.features[:n_samples]
-            sizes[n_samples] = runner.run_size(case, rows, contenders, settings, progress)
+            sizes[n_samples] = journal.legs_of("", {}, n_samples)
+            if not sizes[n_samples]:
+                rows = dataset.features[:n_samples]
+                sizes[n_samples] = runner.run_size(case, rows, contenders, settings, progress)
+                journal.add(sizes[n_samples])
             print(report.size_block(run, sizes[n_samples]), flush=True)
             if arguments.verify:
                 agree = _verify_timed(benchmark, sizes[n_samples]) and agree
+    except KeyboardInterrupt:
+        print(f"\n{journal.interrupted()}", file=sys.stderr)
+        return EXIT_INTERRUPTED
     finally:
         progress.close()
 
     print(f"\n{report.summary(run, sizes)}\n\n{report.analysis(run, sizes)}\n")
-    if not arguments.no_save:
-        _save(arguments.output_dir, run, [leg for legs in sizes.values() for leg in legs])
+    if journal.stem is not None:
+        _save(journal)
     return _exit_status(arguments, sizes, agree)
 
 

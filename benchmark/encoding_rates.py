@@ -283,12 +283,7 @@ def count(chunks: Iterator[Array]) -> int:
 def stream_peak(path: Path, chunk_rows: int, n_qubits: int) -> int | None:
     """Stream a file; return this process's peak resident bytes, mapped files included."""
     count(stream(path, np.empty((chunk_rows, 2**n_qubits), complex)))
-    status = Path("/proc/self/status")
-    if not status.exists():
-        return None
-    # Not getrusage: its peak survives exec, and would be that of the benchmark itself.
-    lines = status.read_text().splitlines()
-    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:"))
+    return environment.peak_memory()
 
 
 def in_fresh_process(function: Callable[..., Any], *arguments: Any) -> Any:

@@ -77,7 +77,13 @@ def available_memory() -> int | None:
 
 
 def peak_memory() -> int | None:
-    """Return this process's peak resident memory in bytes, or None off POSIX systems."""
+    """Return this process's peak resident memory in bytes, or None where it cannot be read."""
+    try:
+        # Not getrusage, whose peak survives exec and would be that of the parent.
+        lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
+        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:"))
+    except (OSError, StopIteration):
+        pass
     try:
         import resource
     except ImportError:

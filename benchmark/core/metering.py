@@ -10,27 +10,26 @@ from __future__ import annotations
 
 import contextlib
 import threading
+import time
 from types import ModuleType
 from typing import Any
 
 INTERVAL_S = 0.1
 
 
-def cpu_seconds() -> float | None:
-    """Return the processor time of this process and its living children; None without psutil."""
+def children_cpu_seconds() -> float:
+    """Return the processor time of the living children, counted in hundredths of a second."""
     try:
         import psutil
     except ImportError:
-        return None
-    me = psutil.Process()
+        return 0.0
     total = 0.0
-    for process in (me, *me.children(recursive=True)):
+    for process in psutil.Process().children(recursive=True):
         # A child may end between being listed and being asked.
         with contextlib.suppress(psutil.NoSuchProcess):
             times = process.cpu_times()
             total += times.user + times.system
-    own = me.cpu_times()
-    return float(total + own.children_user + own.children_system)
+    return total
 
 
 def resident_bytes() -> int | None:
@@ -101,15 +100,14 @@ class Meter:
             self._samples, self._stop = [], threading.Event()
             self._thread = threading.Thread(target=self._sample, daemon=True)
             self._thread.start()
-        self._before = cpu_seconds()
+        self._children_before = children_cpu_seconds()
+        self._before = time.process_time()
         return self
 
     def __exit__(self, *_: object) -> None:
-        after = cpu_seconds()
-        self._found = {"resident_bytes": resident_bytes()}
-        self._found["cpu_s"] = (
-            None if after is None or self._before is None else after - self._before
-        )
+        own = time.process_time() - self._before
+        children = children_cpu_seconds() - self._children_before
+        self._found = {"cpu_s": own + children, "resident_bytes": resident_bytes()}
         if self._thread is not None:
             self._stop.set()
             self._thread.join()

@@ -247,6 +247,68 @@ def write_csv(path: Path, run: Mapping[str, Any], legs: Sequence[Leg]) -> None:
     atomic_write(path, buffer.getvalue().encode())
 
 
+SCALING_COLUMNS = (
+    "sweep",
+    "task",
+    "what",
+    "n_qubits",
+    "n_layers",
+    "n_samples",
+    "threads",
+    "precision",
+    "contender",
+    "status",
+    "reason",
+    "rows_measured",
+    "runs",
+    "total_ms",
+    "total_low_ms",
+    "total_high_ms",
+    "latency_ms",
+    "samples_per_second",
+    "noisy",
+    "cpu_s",
+    "peak_memory_bytes",
+    "max_difference",
+)
+
+
+def write_scaling_csv(path: Path, run: Mapping[str, Any], legs: Sequence[Leg]) -> None:
+    """Write one row a leg of a run over many cases; times are for all of the leg's rows."""
+    buffer = io.StringIO()
+    writer = csv.DictWriter(buffer, SCALING_COLUMNS, lineterminator="\n")
+    writer.writeheader()
+    for leg in legs:
+        case = leg.case
+        row: dict[str, Any] = {
+            "sweep": leg.sweep,
+            "task": case["kind"],
+            "what": case.get("encoding", case.get("method")),
+            "n_layers": case.get("n_layers"),
+            **{key: case[key] for key in ("n_qubits", "threads", "precision")},
+            **{
+                key: getattr(leg, key)
+                for key in ("n_samples", "contender", "status", "reason", "max_difference")
+            },
+        }
+        if leg.ok:
+            total = leg.total
+            row |= {
+                "rows_measured": leg.rows_measured,
+                "runs": len(leg.totals),
+                "total_ms": f"{total.median:.6g}",
+                "total_low_ms": f"{total.low:.6g}",
+                "total_high_ms": f"{total.high:.6g}",
+                "latency_ms": f"{total.median / leg.n_samples:.6g}",
+                "samples_per_second": f"{leg.throughput:.6g}",
+                "noisy": leg.noisy,
+                "cpu_s": leg.cpu_seconds,
+                "peak_memory_bytes": leg.peak_memory_bytes,
+            }
+        writer.writerow(row)
+    atomic_write(path, buffer.getvalue().encode())
+
+
 def output_stem(directory: Path, now: datetime, name: str = "gradient_benchmark") -> Path:
     """Return directory/name_YYYYmmdd_HHMMSS, with a number behind it where that is taken."""
     stem = directory / f"{name}_{now:%Y%m%d_%H%M%S}"

@@ -373,3 +373,101 @@ def _agreement(sizes: Sizes) -> list[str]:
         f"largest difference {worst.max_difference:.1e} ({worst.contender}), "
         f"tolerance {worst.tolerance:.1e}"
     ]
+
+
+def scaling_header(run: Mapping[str, Any]) -> str:
+    """Return the head of a scaling run."""
+    arguments, machine = run["arguments"], run["environment"]
+    lines = [
+        RULE,
+        "SCALING BENCHMARK",
+        RULE,
+        f"Sweeps:     {', '.join(arguments['sweeps'])}",
+        f"Tasks:      {', '.join(arguments['tasks'])}",
+        f"Data:       {run['dataset']['name']} ({run['dataset']['description']})",
+        f"CPU:        {machine['cpu']}, {machine['cpus_usable']} usable",
+        f"Warmup:     {arguments['warmup']}, Runs: {arguments['runs']}, "
+        f"limit {arguments['time_limit']:g} s a leg",
+        RULE,
+    ]
+    return "\n".join(lines)
+
+
+def megabytes(value: float | None) -> str:
+    """Write bytes as MB in a column, or a dash.
+
+    >>> megabytes(3 * 2**20), megabytes(None)
+    ('3.0', '-')
+    """
+    return "-" if value is None else f"{value / 2**20:.1f}"
+
+
+def scaling_table(legs: Sequence[Leg]) -> str:
+    """Return the table of one point: time, throughput, memory, and QDP's speedup."""
+    own = find(legs, "qdp")
+    head = (
+        f"  {'Contender':<18}{'Total (ms)':>12}{'Samples/s':>14}{'Peak MB':>10}{'CPU s':>9}  QDP is"
+    )
+    lines = [head]
+    for leg in sorted(legs, key=lambda leg: leg.total.median if leg.ok else float("inf")):
+        if not leg.ok:
+            lines.append(f"  {leg.contender:<18}{leg.status}: {leg.reason}")
+            continue
+        notes = []
+        if own is not None and leg.contender not in OWN:
+            notes.append(ratio_words(leg, own))
+        if leg.extrapolated:
+            notes.append(f"extrapolated from {leg.rows_measured}")
+        if leg.noisy:
+            notes.append(f"noisy: interval of {leg.total.relative_spread:.0%} to either side")
+        cpu = "-" if leg.cpu_seconds is None else f"{leg.cpu_seconds * leg.factor:.3g}"
+        lines.append(
+            f"  {leg.contender:<18}{leg.total.median:>12.4g}{leg.throughput:>14.1f}"
+            f"{megabytes(leg.peak_memory_bytes):>10}{cpu:>9}  {'; '.join(notes)}".rstrip()
+        )
+    bytes_of_states = state_bytes(legs[0]) if legs else None
+    if bytes_of_states is not None:
+        lines.append(f"  States of all samples: {megabytes(bytes_of_states)} MB")
+    return "\n".join(lines)
+
+
+def state_bytes(leg: Leg) -> int | None:
+    """Return the bytes that all of a leg's states take, None where its case is not known."""
+    if not leg.case:
+        return None
+    size = 16 if leg.case["precision"] == "double" else 8
+    return int(leg.n_samples * size << leg.case["n_qubits"])
+
+
+def scaling_summary(legs: Sequence[Leg]) -> str:
+    """Return what the points say together: QDP against the fastest rival of each."""
+    lines = [RULE, "RESULTS SUMMARY", RULE]
+    points: dict[tuple[str, str, int], list[Leg]] = {}
+    for leg in legs:
+        points.setdefault((leg.sweep, repr(leg.case), leg.n_samples), []).append(leg)
+    lines.append(f"{'Sweep':<9}{'Point':<58}{'Samples/s':>12}  against the fastest rival")
+    for (sweep, _, n_samples), found in points.items():
+        own, rival = find(found, "qdp"), fastest_rival(found)
+        case = found[0].case
+        what = case.get("encoding") or f"{case['method']} L={case['n_layers']}"
+        point = f"{what} n={case['n_qubits']}, {n_samples} samples, {case['threads']} threads"
+        rate = "-" if own is None else f"{own.throughput:.0f}"
+        words = (
+            f"{ratio_words(rival, own)} {rival.contender}"
+            if own and rival
+            else "nothing to compare"
+        )
+        lines.append(f"{sweep:<9}{point:<58}{rate:>12}  {words}")
+    lost = [
+        found
+        for found in points.values()
+        if (own := find(found, "qdp"))
+        and (rival := fastest_rival(found))
+        and speedup(rival, own).high < 1
+    ]
+    lines.append(
+        f"QDP lost to a rival at {len(lost)} of {len(points)} points."
+        if lost
+        else "QDP lost to no rival at any point."
+    )
+    return "\n".join(lines)

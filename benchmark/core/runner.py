@@ -121,7 +121,9 @@ class WorkerProcess:
         return f": {lines[-1]}" if lines else ""
 
     def close(self) -> None:
-        """End the process, by force if it does not end by itself."""
+        """End the process, by force if it does not end by itself; a second time does nothing."""
+        if self._errors.closed:
+            return
         if self._process.stdin is not None:
             with contextlib.suppress(BrokenPipeError):
                 self._process.stdin.close()
@@ -218,37 +220,51 @@ class _Session:
     def measure(self, legs: list[Leg], *, interleaved: bool) -> None:
         """Start and check each leg, then take their repetitions in turn."""
         running: list[_Running] = []
+        started: list[tuple[Leg, WorkerProcess]] = []
         try:
+            # All import and compile side by side; what follows is one after the other.
             for leg in legs:
-                started = self._start(leg)
-                if started is not None:
+                self.progress(f"{leg.contender}: start")
+                worker = WorkerProcess(leg.contender, self.case, self.path, self.folder)
+                started.append((leg, worker))
+            ready = [(leg, worker) for leg, worker in started if self._ready(leg, worker)]
+            for leg, worker in ready:
+                prepared = self._prepare(leg, worker)
+                if prepared is not None:
                     leg.interleaved = interleaved
-                    running.append(started)
+                    running.append(prepared)
             self._repeat(running)
             for item in running:
                 self._finish(item)
         finally:
-            for item in running:
-                item.worker.close()
+            for _, worker in started:
+                worker.close()
 
-    def _start(self, leg: Leg) -> _Running | None:
-        """Bring a leg to the point where it can be timed, or write down why not."""
-        setup_s = max(LEAST_SETUP_S, 3 * self.settings.time_limit)
-        self.progress(f"{leg.contender}: start")
-        worker = WorkerProcess(leg.contender, self.case, self.path, self.folder)
+    @property
+    def _setup_s(self) -> float:
+        return max(LEAST_SETUP_S, 3 * self.settings.time_limit)
+
+    def _ready(self, leg: Leg, worker: WorkerProcess) -> bool:
+        """Wait until a leg's process has imported and compiled, or write down why it has not."""
         try:
-            ready = worker.answer(setup_s)
-            leg.setup_s = ready["setup_s"]
-            leg.versions, leg.details = ready["versions"], ready["details"]
+            ready = worker.answer(self._setup_s)
+        except LegStopped as stopped:
+            leg.status, leg.reason = stopped.status, stopped.reason
+            worker.close()
+            return False
+        leg.setup_s = ready["setup_s"]
+        leg.versions, leg.details = ready["versions"], ready["details"]
+        return True
+
+    def _prepare(self, leg: Leg, worker: WorkerProcess) -> _Running | None:
+        """Check a leg and plan its repetitions, or write down why not."""
+        try:
             self.progress(f"{leg.contender}: check")
-            self._check(leg, worker, setup_s)
+            self._check(leg, worker, self._setup_s)
             self.progress(f"{leg.contender}: plan")
             return self._plan(leg, worker)
         except LegStopped as stopped:
             leg.status, leg.reason = stopped.status, stopped.reason
-        except BaseException:
-            worker.close()
-            raise
         worker.close()
         return None
 

@@ -12,9 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmark.datasets.files import Bytes, DatasetError, read_cifar, read_idx_pair
-from benchmark.datasets.reduction import reduce_features
+from benchmark.datasets.reduction import principal_components, reduce_features
 
 DATASETS = ("synthetic", "digits", "mnist", "mnist_full", "fashion_mnist", "cifar10")
+# The names of qdp.open for the same sets.
+ALIASES = {"fashion-mnist": "fashion_mnist", "cifar-10": "cifar10"}
 DATA_DIR_VARIABLE = "QDP_DATA_DIR"
 
 # Folders below the data directory, as downloaded by hand, by torchvision, or from Debian.
@@ -108,6 +110,68 @@ def load(
     return Dataset(
         name, features, images.labels[:n_samples].astype(np.int64), f"{images.source}, {done}"
     )
+
+
+def features_for(
+    source: str,
+    n_samples: int,
+    n_qubits: int,
+    *,
+    angles: bool = False,
+    data_dir: str | Path | None = None,
+    seed: int = 42,
+) -> tuple[NDArray[np.float64], str]:
+    """Return the first rows of a data set or file as an encoding takes them, and words for them.
+
+    ``source`` is a name of DATASETS or ALIASES, or the path of a file that qdp.open reads. With
+    ``angles`` a row is n_qubits numbers, principal components where it had more; else at most
+    2**n_qubits, images resized where they had more and other rows by their principal components.
+    Raises DatasetError for what is missing, damaged or too small.
+
+    >>> features_for("synthetic", 3, 4, angles=True)[0].shape
+    (3, 4)
+    """
+    name = ALIASES.get(source, source)
+    if name == "synthetic" and angles:
+        rows = np.random.default_rng(seed).standard_normal((n_samples, n_qubits))
+        return rows, f"standard normal, seed {seed}, {n_qubits} features"
+    if name in DATASETS and not angles:
+        dataset = load(name, n_samples, n_qubits, data_dir=data_dir, seed=seed)
+        return dataset.features, dataset.description
+    if name in DATASETS:
+        # More qubits than any image has pixels: the rows as they are.
+        dataset = load(name, n_samples, 16, data_dir=data_dir, seed=seed)
+        rows, words = dataset.features, dataset.description.split(", ")[0]
+    else:
+        rows, words = _rows_of_file(source, n_samples)
+    limit = n_qubits if angles else 2**n_qubits
+    if rows.shape[1] > limit:
+        words = f"{words}, PCA of {rows.shape[1]} features to {limit}"
+        rows = principal_components(rows, min(limit, *rows.shape))
+    if angles and rows.shape[1] < n_qubits:
+        words = f"{words}, padded with {n_qubits - rows.shape[1]} zeros"
+        rows = np.pad(rows, ((0, 0), (0, n_qubits - rows.shape[1])))
+    return np.ascontiguousarray(rows), words
+
+
+def _rows_of_file(source: str, n_samples: int) -> tuple[NDArray[np.float64], str]:
+    import qdp
+
+    path = Path(source)
+    if not path.exists():
+        names = ", ".join((*DATASETS, *ALIASES))
+        raise DatasetError(
+            f"expected --dataset to be one of {names}, or the path of a file, got {source!r}"
+        )
+    chunks = qdp.open(path, rows=slice(0, n_samples)).chunks(4096)
+    parts = [np.asarray(chunk.features, dtype=np.float64) for chunk in chunks]
+    found = sum(len(part) for part in parts)
+    if found < n_samples:
+        raise DatasetError(
+            f"expected at most {found} samples of {path.name}, got {n_samples}; --dataset-samples "
+            f"{found} repeats them"
+        )
+    return np.concatenate(parts), f"{path.name}, {parts[0].shape[1]} features"
 
 
 def _data_dir(given: str | Path | None) -> Path | None:
