@@ -13,43 +13,19 @@ import argparse
 import json
 import sys
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from benchmark.core import records, report, statistics
 from benchmark.core.records import Leg
+from benchmark.core.report import GOALS, Goal
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 RESULTS = REPOSITORY / "benchmark" / "results"
 DOCUMENT = REPOSITORY / "docs" / "performance.md"
 BEGIN = "<!-- {name}: begin, written by benchmark.performance_tables -->"
 END = "<!-- {name}: end -->"
-
-
-@dataclass(frozen=True)
-class Goal:
-    """A figure to reach: how many times a rival's time is QDP's, at one size."""
-
-    n_qubits: int
-    method: str
-    observable: str
-    rival: str
-    times: float
-
-
-# The goals and their rivals are the design's.
-GOALS = (
-    Goal(12, "adjoint", "sum-z", "jax", 60),
-    Goal(12, "parameter-shift", "sum-z", "scaluq", 100),
-    Goal(12, "parameter-shift", "sum-z", "lightning-shift", 800),
-    Goal(12, "parameter-shift", "z0", "pennylane", 500),
-    Goal(4, "adjoint", "sum-z", "numpy", 25),
-    Goal(8, "adjoint", "sum-z", "numpy", 40),
-    Goal(10, "adjoint", "sum-z", "numpy", 50),
-    Goal(14, "adjoint", "sum-z", "lightning-cpp", 30),
-    Goal(16, "adjoint", "sum-z", "lightning-cpp", 20),
-)
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:

@@ -9,6 +9,7 @@ does not support it.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,31 @@ METHOD_TITLES = {"parameter-shift": "Parameter-Shift Rule", "adjoint": "Adjoint 
 OBSERVABLE_TITLES = {"z0": "<Z0>", "sum-z": "sum of <Z_q> over all qubits"}
 # Gradients below this share of the observable's weight count as zero.
 ZERO_SHARE = {"double": 1e-12, "single": 1e-6}
+
+
+@dataclass(frozen=True)
+class Goal:
+    """A figure to reach: how many times a rival's time is QDP's, at one size."""
+
+    n_qubits: int
+    method: str
+    observable: str
+    rival: str
+    times: float
+
+
+# The goals and their rivals are the design's.
+GOALS = (
+    Goal(12, "adjoint", "sum-z", "jax", 60),
+    Goal(12, "parameter-shift", "sum-z", "scaluq", 100),
+    Goal(12, "parameter-shift", "sum-z", "lightning-shift", 800),
+    Goal(12, "parameter-shift", "z0", "pennylane", 500),
+    Goal(4, "adjoint", "sum-z", "numpy", 25),
+    Goal(8, "adjoint", "sum-z", "numpy", 40),
+    Goal(10, "adjoint", "sum-z", "numpy", 50),
+    Goal(14, "adjoint", "sum-z", "lightning-cpp", 30),
+    Goal(16, "adjoint", "sum-z", "lightning-cpp", 20),
+)
 
 Sizes = Mapping[int, Sequence[Leg]]
 

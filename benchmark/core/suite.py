@@ -1,0 +1,173 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The whole suite as data: which scripts run, with which arguments, one after the other.
+
+The full suite follows the roadmap's protocol (3 warm-ups, 10 runs; 500 to 10,000 samples) and takes
+three quarters of an hour on two cores, the quick one three minutes. A time limit on each leg keeps
+slow rivals from stalling it.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from benchmark.core.environment import REPOSITORY
+
+GRADIENT = "benchmark/benchmark_gradient.py"
+SCALING = "benchmark/benchmark_scaling.py"
+TRAINING = "benchmark/benchmark_qdp_pennylane.py"
+
+
+@dataclass(frozen=True)
+class Step:
+    """One run of one script; a name of a module instead of a path is run with -m."""
+
+    name: str
+    script: str
+    arguments: str
+
+    def command(self, output: Path) -> list[str]:
+        """Return the command line that puts its records into a folder."""
+        start = [self.script] if self.script.endswith(".py") else ["-m", self.script]
+        return [sys.executable, *start, *self.arguments.split(), "--output-dir", str(output)]
+
+
+_PROTOCOL = "--warmup 3 --runs 10"
+_SMALL_RIVALS = "numpy numpy-kron jax jax-kron tensorcircuit torch lightning-cpp mindquantum"
+_LARGE_RIVALS = "numpy-kron jax jax-kron lightning-cpp mindquantum"
+
+FULL: tuple[Step, ...] = (
+    Step(
+        "gradient-12-adjoint",
+        GRADIENT,
+        f"--dataset mnist --method adjoint --observable sum-z --n-samples 1000 {_PROTOCOL} "
+        "--time-limit 7 --contenders qdp-fused rivals lightning-adjoint",
+    ),
+    Step(
+        "gradient-12-shift",
+        GRADIENT,
+        f"--dataset mnist --observable sum-z --n-samples 1000 {_PROTOCOL} --time-limit 10 "
+        "--contenders qdp-fused scaluq qulacs mindquantum lightning-shift pennylane-broadcast "
+        "qiskit-aer qiskit",
+    ),
+    Step(
+        "gradient-roadmap",
+        GRADIENT,
+        f"--dataset mnist --n-samples 100 500 1000 2000 {_PROTOCOL} --time-limit 10 "
+        "--contenders qdp-fused pennylane pennylane-stateprep lightning-shift",
+    ),
+    Step(
+        "gradient-12-pruned",
+        GRADIENT,
+        f"--dataset mnist --method adjoint --n-samples 1000 {_PROTOCOL} --time-limit 6 "
+        "--contenders qdp-fused qdp-pruned lightning-cpp jax",
+    ),
+    *(
+        Step(
+            f"gradient-{n_qubits}-adjoint",
+            GRADIENT,
+            f"--dataset mnist --method adjoint --observable sum-z --n-qubits {n_qubits} "
+            f"--n-samples {rows} {_PROTOCOL} --time-limit 6 --contenders qdp-fused {rivals}",
+        )
+        for n_qubits, rows, rivals in (
+            (4, 10_000, _SMALL_RIVALS),
+            (8, 10_000, _SMALL_RIVALS),
+            (10, 10_000, _SMALL_RIVALS),
+            (14, 200, _LARGE_RIVALS),
+            (16, 100, _LARGE_RIVALS),
+        )
+    ),
+    Step(
+        "scaling-samples",
+        SCALING,
+        f"--dataset mnist --sweeps samples --samples 500 1000 2000 5000 10000 {_PROTOCOL} "
+        "--encodings amplitude angle iqp-embedding --time-limit 3",
+    ),
+    Step(
+        "scaling-rest",
+        SCALING,
+        f"--dataset mnist --sweeps qubits batch layers threads --qubits 4 6 8 10 12 14 "
+        f"--batch-sizes 1 8 64 512 {_PROTOCOL} --time-limit 3",
+    ),
+    Step(
+        "scaling-synthetic",
+        SCALING,
+        f"--sweeps samples --samples 1000 10000 {_PROTOCOL} --time-limit 3",
+    ),
+    Step("engine-rates", "benchmark.engine_rates", ""),
+    Step("encoding-rates", "benchmark.encoding_rates", ""),
+    Step("plan-choice", "benchmark.plan_choice", ""),
+)
+
+QUICK: tuple[Step, ...] = (
+    Step(
+        "gradient-roadmap",
+        GRADIENT,
+        "--dataset digits --n-qubits 6 --n-samples 100 500 --verify --time-limit 3",
+    ),
+    Step(
+        "gradient-adjoint",
+        GRADIENT,
+        "--dataset digits --n-qubits 6 --method adjoint --observable sum-z --n-samples 1000 "
+        "--contenders qdp-fused numpy-kron lightning-cpp torch --time-limit 3",
+    ),
+    Step(
+        "scaling",
+        SCALING,
+        "--dataset digits --n-qubits 6 --samples 100 1000 --qubits 4 6 --time-limit 1 "
+        "--contenders pennylane numpy lightning-cpp",
+    ),
+)
+
+
+def run(
+    steps: Sequence[Step],
+    *,
+    output: Path,
+    only: Sequence[str] | None = None,
+    resume: bool = False,
+    listing: bool = False,
+) -> int:
+    """Run the steps one after the other; return 0, or 1 where one failed, 130 on Ctrl-C.
+
+    ``output`` gets the records, and a note of each step done, by which ``resume`` knows it.
+    """
+    names = [step.name for step in steps]
+    for name in only or ():
+        if name not in names:
+            raise ValueError(f"expected steps among {', '.join(names)}, got {name!r}")
+    chosen = [step for step in steps if not only or step.name in only]
+    if listing:
+        for step in chosen:
+            print(f"{step.name}: {' '.join(step.command(output)[1:])}")
+        return 0
+    output.mkdir(parents=True, exist_ok=True)
+    notes = output / ".steps-done"
+    done = notes.read_text(encoding="utf-8").splitlines() if resume and notes.exists() else []
+    failed = []
+    for number, step in enumerate(chosen, start=1):
+        print(f"\n=== [{number}/{len(chosen)}] {step.name}", flush=True)
+        if step.name in done:
+            print("done before")
+            continue
+        start = time.monotonic()
+        try:
+            status = subprocess.run(step.command(output), cwd=REPOSITORY, check=False).returncode
+        except KeyboardInterrupt:
+            print("\ninterrupted; --resume leaves out the steps done", file=sys.stderr)
+            return 130
+        print(f"=== {step.name}: {time.monotonic() - start:.0f} s", flush=True)
+        if status != 0:
+            failed.append(f"{step.name} (exit status {status})")
+            continue
+        done.append(step.name)
+        notes.write_text("".join(f"{name}\n" for name in done), encoding="utf-8")
+    if failed:
+        print(f"error: {', '.join(failed)}", file=sys.stderr)
+        return 1
+    print(f"\nAll done. The report: python -m benchmark report --records {output.name}")
+    return 0
