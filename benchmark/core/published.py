@@ -10,6 +10,7 @@ command makes them.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -640,78 +641,91 @@ def training(library: Library) -> list[Block]:
     found.append(
         Text(
             "The same model on the same data to the same loss: same initial parameters, batches "
-            "and optimiser; train, validation and test sets apart. Times are of the first "
-            "repetition's epochs; test accuracy was looked at once, after training."
+            "and optimiser, losses equal epoch by epoch; train, validation and test rows apart, "
+            "test rows looked at once, after training. [How](training_benchmark.md)."
         )
     )
-    for number, recorded in enumerate(library.training):
-        rows = []
-        series = []
-        lines = [line for line in recorded.lines if line.get("kind") == "training"]
-        done = [line for line in lines if line["status"] == "ok"]
-        for name in dict.fromkeys(line["contender"] for line in done):
-            repeats = [line for line in done if line["contender"] == name]
-            line = repeats[0]
-            epochs = line["epochs"]
-            seconds = statistics.median(
-                [epoch["seconds"] for one in repeats for epoch in one["epochs"]]
-            )
-
-            parts = []
-            for part in ("encoding", "forward", "backward", "optimiser"):
-                median = statistics.median([epoch[f"{part}_s"] for epoch in epochs])
-                parts.append(recorded.value(line, f"{1e3 * median:,.4g}", f"epochs.{part}_s"))
-            to_target = line["time_to_target_s"]
-            rows.append(
-                [
-                    name,
-                    recorded.value(line, f"{1e3 * seconds:,.4g}", "epochs.seconds"),
-                    *parts,
-                    "-"
-                    if to_target is None
-                    else recorded.value(line, f"{to_target:.3g}", "time_to_target_s"),
-                    recorded.value(line, f"{line['test_accuracy']:.1%}", "test_accuracy"),
-                ]
-            )
-            elapsed, total = [], 0.0
-            for epoch in epochs:
-                total += epoch["seconds"]
-                elapsed.append(total)
-            losses_ = [epoch["validation_loss"] for epoch in epochs]
-            series.append(Series(name, elapsed, losses_))
-        if not rows:
-            continue
-        first = done[0]
-        found += [
-            Text(
-                f"**{first['encoding']} encoding, {first['classes']}**, "
-                f"{recorded.run['dataset']['name']} ({recorded.link()}); milliseconds an epoch, "
-                "and seconds to the target loss:"
-            ),
-            Table(
-                [
-                    "Contender",
-                    "epoch",
-                    "encoding",
-                    "forward",
-                    "backward",
-                    "optimiser",
-                    "to target (s)",
-                    "test accuracy",
-                ],
-                rows,
-            ),
-            Chart(
-                f"training_{number + 1}",
-                f"Validation loss against seconds: {first['encoding']}, {first['classes']}",
-                "Seconds",
-                "Validation loss",
-                series,
-                log_x=True,
-                log_y=False,
-            ),
-        ]
+    groups: dict[tuple[str, str, str], tuple[Recorded, list[Mapping[str, Any]]]] = {}
+    for recorded in library.training:
+        for line in recorded.lines:
+            if line.get("kind") == "training" and line["status"] == "ok":
+                key = (recorded.run["dataset"]["name"], line["encoding"], line["classes"])
+                if key not in groups or groups[key][0] is not recorded:
+                    groups[key] = (recorded, [])
+                groups[key][1].append(line)
+    for (name, encoding, classes), (recorded, lines) in groups.items():
+        found += trained(recorded, lines, f"{encoding} encoding, classes {classes}", name)
     return found
+
+
+def trained(
+    recorded: Recorded, lines: Sequence[Mapping[str, Any]], title: str, dataset: str
+) -> list[Block]:
+    """Return table and learning curves of one model."""
+    rows = []
+    series = []
+    for contender in dict.fromkeys(line["contender"] for line in lines):
+        own = [line for line in lines if line["contender"] == contender]
+        line = own[0]
+        epochs = [epoch for one in own for epoch in (one["epochs"][1:] or one["epochs"])]
+        parts = []
+        for part in ("seconds", "encoding_s", "forward_s", "backward_s", "optimiser_s"):
+            median = 1e3 * statistics.median([epoch[part] for epoch in epochs])
+            parts.append(recorded.value(line, f"{median:,.3g}", f"epochs.{part}"))
+        to_target = [one["time_to_target_s"] for one in own if one["time_to_target_s"] is not None]
+        target = "-"
+        if to_target:
+            mark = "*" if any(one["time_to_target_extrapolated"] for one in own) else ""
+            text = f"{statistics.median(to_target):.3g}"
+            target = recorded.value(line, text, "time_to_target_s") + mark
+        accuracy = next((one["test_accuracy"] for one in own if one["test_accuracy"]), None)
+        rows.append(
+            [
+                line["title"],
+                *parts,
+                target,
+                "-" if accuracy is None else recorded.value(line, f"{accuracy:.1%}", "accuracy"),
+            ]
+        )
+        elapsed, total = [], 0.0
+        for epoch in line["epochs"]:
+            total += epoch["seconds"]
+            elapsed.append(total)
+        losses_ = [epoch["validation_loss"] for epoch in line["epochs"]]
+        series.append(Series(line["title"], elapsed, losses_))
+    slug = re.sub(r"[^a-z0-9]+", "_", title.lower())
+    case = lines[0]["case"]
+    qubits = recorded.value(lines[0], str(case["n_qubits"]), "case.n_qubits")
+    words = recorded.value(lines[0], title, "case") if any(map(str.isdigit, title)) else title
+    return [
+        Text(
+            f"**{words}** of {dataset}, {qubits} qubits ({recorded.link()}); milliseconds an epoch "
+            "(median, the first one left out), and seconds to the target loss; * stopped before, "
+            "the epochs missing counted at its median:"
+        ),
+        Table(
+            [
+                "Contender",
+                "epoch",
+                "encoding",
+                "forward",
+                "backward",
+                "optimiser",
+                "to target (s)",
+                "test accuracy",
+            ],
+            rows,
+        ),
+        Chart(
+            f"training_{slug}",
+            f"Validation loss against seconds: {title}",
+            "Seconds",
+            "Validation loss",
+            series,
+            log_x=True,
+            log_y=False,
+        ),
+    ]
 
 
 def dataset_impact(library: Library) -> list[Block]:

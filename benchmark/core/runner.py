@@ -58,9 +58,16 @@ class LegStopped(Exception):
 
 
 class WorkerProcess:
-    """The parent's end of one benchmark.core.worker process."""
+    """The parent's end of one contender's process, which ``module`` serves."""
 
-    def __init__(self, name: str, case: Case, features: Path, folder: Path) -> None:
+    def __init__(
+        self,
+        name: str,
+        case: Any,
+        features: Path,
+        folder: Path,
+        module: str = "benchmark.core.worker",
+    ) -> None:
         self.name = name
         variables = dict(os.environ)
         variables.update(BY_KIND[case.kind][name].environment(case.threads))
@@ -68,7 +75,7 @@ class WorkerProcess:
         variables["PYTHONPATH"] = os.pathsep.join(path for path in paths if path)
         self._errors = (folder / f"{name}.stderr").open("w+", encoding="utf-8", errors="replace")
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "benchmark.core.worker"],
+            [sys.executable, "-m", module],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._errors,

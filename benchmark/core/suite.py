@@ -91,12 +91,24 @@ FULL: tuple[Step, ...] = (
         "scaling-rest",
         SCALING,
         f"--dataset mnist --sweeps qubits batch layers threads --qubits 4 6 8 10 12 14 "
-        f"--batch-sizes 1 8 64 512 {_PROTOCOL} --time-limit 3",
+        f"--batch-sizes 1 8 64 512 {_PROTOCOL} --time-limit 2",
     ),
     Step(
         "scaling-synthetic",
         SCALING,
         f"--sweeps samples --samples 1000 10000 {_PROTOCOL} --time-limit 3",
+    ),
+    Step(
+        "training-two-classes",
+        TRAINING,
+        "--dataset mnist --dataset-samples 5000 --n-qubits 10 --epochs 10 --runs 5 "
+        "--encodings amplitude angle iqp-embedding --time-limit 15",
+    ),
+    Step(
+        "training-ten-classes",
+        TRAINING,
+        "--dataset mnist --dataset-samples 2500 --n-qubits 10 --epochs 10 --runs 5 "
+        "--classes all --time-limit 20",
     ),
     Step("engine-rates", "benchmark.engine_rates", ""),
     Step("encoding-rates", "benchmark.encoding_rates", ""),
@@ -115,6 +127,7 @@ QUICK: tuple[Step, ...] = (
         "--dataset digits --n-qubits 6 --method adjoint --observable sum-z --n-samples 1000 "
         "--contenders qdp-fused numpy-kron lightning-cpp torch --time-limit 3",
     ),
+    Step("training", TRAINING, "--dataset-samples 600 --n-qubits 4 --epochs 3 --time-limit 3"),
     Step(
         "scaling",
         SCALING,

@@ -3,7 +3,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from benchmark.core.contenders.base import Contender, Repeat, Unsupported
 from benchmark.core.contenders.deepquantum_path import DeepQuantum
@@ -36,6 +37,7 @@ from benchmark.core.contenders.qulacs_path import Qulacs
 from benchmark.core.contenders.scaluq_path import Scaluq
 from benchmark.core.contenders.tensorcircuit_path import TensorCircuit
 from benchmark.core.contenders.torch_path import TorchGates
+from benchmark.core.contenders.training_paths import TRAINERS
 
 CONTENDERS: dict[str, type[Contender]] = {
     contender.name: contender
@@ -79,7 +81,11 @@ ENCODERS: dict[str, type[Contender]] = {
 }
 
 # The contenders of each kind of case.
-BY_KIND = {"gradient": CONTENDERS, "encoding": ENCODERS}
+BY_KIND: dict[str, Mapping[str, Any]] = {
+    "gradient": CONTENDERS,
+    "encoding": ENCODERS,
+    "training": TRAINERS,
+}
 
 OWN = ("qdp", "qdp-fused", "qdp-pruned", "qdp-fresh")
 ROADMAP_RIVAL = "pennylane"
@@ -136,6 +142,7 @@ __all__ = [
     "GROUPS",
     "OWN",
     "ROADMAP_RIVAL",
+    "TRAINERS",
     "Contender",
     "Repeat",
     "Unsupported",
