@@ -261,7 +261,7 @@ def summary(library: Library) -> list[Block]:
                 f"**Per-sample gradients** (adjoint, {headline.fact('case.n_qubits')} qubits, "
                 f"{headline.samples(own)} samples, raw features in): "
                 f"**{headline.ratio(rival, own)}** as fast as the fastest rival, "
-                f"{rival.title}; the slowest library path stands in the tables below."
+                f"{rival.title}."
             )
             encoded = find(legs, "qdp")
             items.append(
@@ -446,7 +446,9 @@ def rate_table(recorded: Recorded, legs: Sequence[Leg], sweep: str) -> Table:
     """Return throughputs of QDP, PennyLane and the fastest rival."""
     rows = []
     for found in points(legs):
-        own, rival = find(found, "qdp"), find(found, "pennylane") or find(found, "lightning")
+        own = find(found, "qdp")
+        names = ("pennylane", "lightning", "lightning-adjoint")
+        rival = next((leg for name in names if (leg := find(found, name)) is not None), None)
         fastest = fastest_rival(found)
         first = found[0]
         place = (
@@ -960,6 +962,7 @@ def roofline(library: Library) -> list[Block]:
                 kernel,
                 [line["flop_per_s"] / line["bytes_per_s"] for line in own],
                 [line["flop_per_s"] / 1e9 for line in own],
+                line=False,
             )
         )
     low, high = 0.05, 8.0
