@@ -217,16 +217,21 @@ def with_nulls(kind):
         return pa.table({"x": pa.array([[1.0, 1.5], [None, 2.5], [3.0, 3.5]])})
     if kind == "row":
         return pa.table({"x": pa.array([[1.0, 1.5], None, [3.0, 3.5]])})
+    if kind in ("both", "fixed"):
+        size = 2 if kind == "fixed" else -1
+        lists = [[1.0, 1.5], None, [3.0, None]]
+        return pa.table({"x": pa.array(lists, pa.list_(pa.float64(), size))})
     return pa.table(columns)
 
 
-@pytest.mark.parametrize("kind", ["scalar", "list", "row"])
+@pytest.mark.parametrize("kind", ["scalar", "list", "row", "both", "fixed"])
 def test_nulls_at_every_level(tmp_path, kind):
     path = tmp_path / "nulls.parquet"
     pq.write_table(with_nulls(kind), path)
     with pytest.raises(ValueError, match="no nulls, got one at row 1, column 0"):
         read(qdp.open(path))
-    expected = np.array([[1, 1.5], [0, 0 if kind == "row" else 2.5], [3, 3.5]])
+    last = 0 if kind in ("both", "fixed") else 3.5
+    expected = np.array([[1, 1.5], [0, 2.5 if kind in ("scalar", "list") else 0], [3, last]])
     np.testing.assert_array_equal(read(qdp.open(path, nulls="zero"))[0], expected)
 
 
