@@ -175,13 +175,14 @@ def fit(points: Sequence[Point], seconds: Sequence[float]) -> Fit:
 def grid(work: str, *, quick: bool, threads: int) -> list[Point]:
     """Return the points at which a kind of call is measured: one size changes at a time."""
     # Calls of about equal length: fewer rows where each runs 2 P circuits, or samples them too.
-    budget = {"value": 22, "adjoint": 22, "parameter-shift": 16, "shots": 14}[work] - 2 * quick
+    budget = {"value": 22, "adjoint": 22, "parameter-shift": 16, "shots": 12}[work] - 2 * quick
     largest = {"value": 20, "adjoint": 20, "parameter-shift": 18, "shots": 16}[work]
     sizes = (4, 6, 8, 10) if quick else (4, 6, 8, 10, 12, 14, 15, 16, 18, 20)
     shots = 1000 if work == "shots" else 0
+    most = 64 if shots else 4096
 
     def at(n_qubits: int, n_layers: int = 2, **changes: Any) -> Point:
-        rows = min(4096, max(1, 2 ** max(0, budget - n_qubits)))
+        rows = min(most, 2 ** max(0, budget - n_qubits))
         return replace(Point(work, n_qubits, n_layers, rows, threads, shots), **changes)
 
     points = [at(n_qubits) for n_qubits in sizes if n_qubits <= largest]
