@@ -43,8 +43,9 @@ from benchmark.core.document import (
 )
 
 WORKS = ("value", "adjoint", "parameter-shift", "shots")
-# From this many qubits on, a state leaves the caches of a core and an amplitude costs more.
-LARGE = 15
+# From so many qubits on, states leave a core's own cache, then the shared one: an amplitude costs
+# more, and in memory threads do not share that cost, since one alone nearly fills its bandwidth.
+CACHED, LARGE = 14, 18
 # A call's time is repeated until it has taken so long, or so often as asked.
 SECONDS_A_POINT = 0.6
 
@@ -120,9 +121,16 @@ def terms(point: Point) -> dict[str, float]:
         rotated = share * parameters**2
         found |= {"R P": point.rows * parameters, "R D P^2 / T": rotated}
     if point.work == "shots":
-        found |= {"R D P": amplitudes * parameters, "R P S": point.rows * parameters * point.shots}
-    dearest = "R D P^2 / T" if "R D P^2 / T" in found else "R D P / T"
-    found[f"{dearest}, n >= {LARGE}"] = rotated if point.n_qubits >= LARGE else 0.0
+        # Outcomes are drawn one after another, and those that remain likely take longer.
+        drawn = min(point.shots, 2**point.n_qubits)
+        found |= {
+            "R D P": amplitudes * parameters,
+            "R P min(S, D)": point.rows * parameters * drawn,
+        }
+    dearest = "R D P^2" if "R D P^2 / T" in found else "R D P"
+    large = point.n_qubits >= LARGE
+    found[f"{dearest} / T, n >= {CACHED}"] = rotated if point.n_qubits >= CACHED else 0.0
+    found[f"{dearest}, n >= {LARGE}"] = rotated * point.threads if large else 0.0
     return found
 
 
@@ -176,8 +184,8 @@ def grid(work: str, *, quick: bool, threads: int) -> list[Point]:
     """Return the points at which a kind of call is measured: one size changes at a time."""
     # Calls of about equal length: fewer rows where each runs 2 P circuits, or samples them too.
     budget = {"value": 22, "adjoint": 22, "parameter-shift": 16, "shots": 12}[work] - 2 * quick
-    largest = {"value": 20, "adjoint": 20, "parameter-shift": 18, "shots": 16}[work]
-    sizes = (4, 6, 8, 10) if quick else (4, 6, 8, 10, 12, 14, 15, 16, 18, 20)
+    largest = {"value": 22, "adjoint": 22, "parameter-shift": 20, "shots": 18}[work]
+    sizes = (4, 6, 8, 10) if quick else (4, 6, 8, 10, 12, 14, 15, 16, 17, 18, 19, 20, 21, 22)
     shots = 1000 if work == "shots" else 0
     most = 64 if shots else 4096
 
@@ -188,7 +196,11 @@ def grid(work: str, *, quick: bool, threads: int) -> list[Point]:
     points = [at(n_qubits) for n_qubits in sizes if n_qubits <= largest]
     points += [at(8, n_layers) for n_layers in ((1, 4) if quick else (1, 4, 8))]
     points += [at(6, rows=at(6).rows // part) for part in (4, 16)]
-    points += [at(n_qubits, threads=1) for n_qubits in sizes[1::2] if n_qubits <= largest]
+    points += [
+        at(n_qubits, threads=1)
+        for n_qubits in (6, 10, 14, 16, 18, 20)
+        if n_qubits <= min(largest, sizes[-1])
+    ]
     if shots:
         points += [at(8, shots=count) for count in (100, 10_000)]
     return list(dict.fromkeys(points))

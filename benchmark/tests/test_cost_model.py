@@ -19,7 +19,7 @@ pytest.importorskip("scipy", reason="the fit is scipy's")
 
 def known(work):
     """Return seconds a unit of each term, all different, of about the engine's sizes."""
-    scales = {"1": 2e-4, "P": 3e-6, "R": 4e-8, "R P": 5e-9, "R P S": 7e-9}
+    scales = {"1": 2e-4, "P": 3e-6, "R": 4e-8, "R P": 5e-9, "R P min(S, D)": 7e-9}
     names = cost_model.terms(Point(work, 4, 1, 1, 1))
     return {name: scales.get(name, (3 + index) * 1e-11) for index, name in enumerate(names)}
 
@@ -76,17 +76,19 @@ def test_terms_of_a_point():
         "R P": 120,
         "R D P^2 / T": 5760,
         "R D P": 960,
-        "R P S": 12000,
-        "R D P^2 / T, n >= 15": 0,
+        "R P min(S, D)": 960,
+        "R D P^2 / T, n >= 14": 0,
+        "R D P^2, n >= 18": 0,
     }
-    large = cost_model.terms(Point("value", 15, 1, 1, 1))
-    assert large["R D P / T, n >= 15"] == large["R D P / T"] == 2**15 * 30
+    large = cost_model.terms(Point("value", 18, 1, 1, 2))
+    assert large["R D P / T, n >= 14"] == large["R D P / T"] == 2**18 * 36 / 2
+    assert large["R D P, n >= 18"] == 2**18 * 36
 
 
 def test_clusters_on_paper():
     # One nanosecond a rotated amplitude, nothing else.
     names = cost_model.terms(Point("adjoint", 4, 1, 1, 1))
-    model = Fit("adjoint", dict.fromkeys(names, 0.0) | {"R D P / T": 1e-9}, (), 16, (), 16)
+    model = Fit("adjoint", dict.fromkeys(names, 0.0) | {"R D P / T": 1e-9}, (), 18, (), 18)
     network = Network(latency=1e-3, bytes_per_second=1e9)
     point = Point("adjoint", 10, 1, 1000, 2)
     alone = 1e-9 * 1000 * 1024 * 20 / 2
@@ -106,7 +108,7 @@ def test_clusters_on_paper():
         (over, nodes) for over in ("rows", "state") for nodes in (1, 16, 256)
     ]
     assert lines[3]["seconds"] == pytest.approx(1e-9 * 2**30 * 120 / 2)
-    assert cost_model.extrapolate(replace(model, largest=14), 2, network) == []
+    assert cost_model.extrapolate(replace(model, largest=17), 2, network) == []
 
 
 def test_a_small_run_is_recorded_and_written(tmp_path, monkeypatch, capsys):
