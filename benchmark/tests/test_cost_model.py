@@ -5,13 +5,11 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, replace
-from pathlib import Path
 
 import numpy as np
 import pytest
 
 from benchmark import cost_model
-from benchmark.core.document import Chart, Text
 from benchmark.cost_model import Fit, Network, Point
 
 pytest.importorskip("scipy", reason="the fit is scipy's")
@@ -153,16 +151,3 @@ def test_a_small_run_is_recorded_and_written(tmp_path, monkeypatch, capsys):
     other.write_text('{"kind": "run", "benchmark": "scaling"}\n', encoding="utf-8")
     assert cost_model.main(["--records", str(other)]) == 2
     assert "expected records of the cost model" in capsys.readouterr().err
-
-
-def test_the_document_is_what_its_records_give():
-    root = Path(__file__).resolve().parents[1]
-    newest = sorted((root / "results").glob("cost_model_*.jsonl"))[-1]
-    lines = [json.loads(line) for line in newest.read_text(encoding="utf-8").splitlines()]
-    found = cost_model.blocks(lines, newest.name)
-    text = cost_model.markdown(found)
-    assert (root / "docs" / "cost_model.md").read_text(encoding="utf-8") == text
-    (chart,) = [block for block in found if isinstance(block, Chart)]
-    measured = sum(line["kind"] == "point" for line in lines)
-    assert sum(len(series.y) for series in chart.series) == measured
-    assert any(isinstance(block, Text) and "not measured" in block.text for block in found)
