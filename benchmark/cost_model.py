@@ -4,8 +4,8 @@
 No rivals here. Each kind of call is timed over a grid; its time is fitted by non-negative least
 squares of relative errors in a sum of stated terms, checked on a size that the fit did not see,
 and extrapolated on paper to clusters and 30 qubits. Letters: n qubits, D = 2**n, L layers,
-P = 2nL parameters, R rows, T threads, S shots. Writes JSON lines; ``kind`` says which: run, point
-(raw times), fit or extrapolation. The document and its chart are derived from those alone.
+P = 2nL parameters, R rows, T threads, S shots. Writes JSON lines of kind run and point, with
+raw times; fits, document and chart are derived from those alone.
 
     python -m benchmark.cost_model --output-dir results
     python -m benchmark.cost_model --records results/cost_model_....jsonl --document cost_model.md
@@ -27,7 +27,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmark.core import environment, records, statistics
+from benchmark.core import environment, records
 from benchmark.core.command_line import describe_run, positive_integer
 from benchmark.core.document import (
     Block,
@@ -43,9 +43,9 @@ from benchmark.core.document import (
 )
 
 WORKS = ("value", "adjoint", "parameter-shift", "shots")
-# From so many qubits on, states leave a core's own cache, then the shared one: an amplitude costs
-# more, and in memory threads do not share that cost, since one alone nearly fills its bandwidth.
-CACHED, LARGE = 14, 18
+# States of more qubits outgrow a level of the caches, and an amplitude costs more the larger the
+# part outside: 128 KiB, 2 MiB, 16 MiB of complex128, set by looking at times on one machine.
+LEVELS = (13, 17, 20)
 # A call's time is repeated until it has taken so long, or so often as asked.
 SECONDS_A_POINT = 0.6
 
@@ -128,9 +128,12 @@ def terms(point: Point) -> dict[str, float]:
             "R P min(S, D)": point.rows * parameters * drawn,
         }
     dearest = "R D P^2" if "R D P^2 / T" in found else "R D P"
-    large = point.n_qubits >= LARGE
-    found[f"{dearest} / T, n >= {CACHED}"] = rotated if point.n_qubits >= CACHED else 0.0
-    found[f"{dearest}, n >= {LARGE}"] = rotated * point.threads if large else 0.0
+    for level in LEVELS:
+        outside = max(0.0, 1 - 2.0 ** (level - point.n_qubits))
+        if level == LEVELS[-1]:  # one thread alone nearly fills the memory's bandwidth
+            found[f"{dearest} outside n = {level}"] = rotated * point.threads * outside
+        else:
+            found[f"{dearest} / T outside n = {level}"] = rotated * outside
     return found
 
 
@@ -279,8 +282,6 @@ def state_over_nodes(
     exchanges, vectors = {
         "value": (pairings, 1),
         "adjoint": (3 * pairings, 3),  # forward on one vector, back on two
-        "parameter-shift": (2 * point.n_parameters * pairings / 2, 2),
-        "shots": (2 * point.n_parameters * pairings / 2, 2),
     }[point.work]
     share = 16 * point.amplitudes / nodes
     message = network.latency + share / network.bytes_per_second
@@ -289,16 +290,18 @@ def state_over_nodes(
 
 
 def extrapolate(model: Fit, threads: int, network: Network) -> list[dict[str, Any]]:
-    """Return the lines about larger sizes; none where no measured state left the caches."""
-    if model.largest < LARGE:
-        return []
+    """Return what the model says of larger runs, where its points reach far enough.
+
+    Many rows need the size itself among those measured or passed; 30 qubits need a size whose
+    states lie outside all caches, for without one the model knows nothing of the memory.
+    """
     shots = 1000 if model.work == "shots" else 0
     lines = []
-    for nodes in (1, 16, 256):
+    for nodes in (1, 16, 256) if model.largest >= 12 else ():
         point = Point(model.work, 12, 2, 1_000_000, threads, shots)
         seconds = rows_over_nodes(model, point, nodes, network)
         lines.append({"over": "rows", "nodes": nodes, "point": asdict(point), "seconds": seconds})
-    for nodes in (1, 16, 256):
+    for nodes in (1, 16, 256) if model.largest > LEVELS[-1] else ():
         point = Point(model.work, 30, 2, 1, threads, shots)
         calculation, exchange, n_bytes = state_over_nodes(model, point, nodes, network)
         lines.append(
@@ -312,19 +315,33 @@ def extrapolate(model: Fit, threads: int, network: Network) -> list[dict[str, An
                 "bytes_per_node": n_bytes,
             }
         )
-    head = {"kind": "extrapolation", "work": model.work, "network": asdict(network)}
-    return [{**head, **line} for line in lines]
+    return [{"work": model.work, **line} for line in lines]
 
 
 # The document
 
 
+def fits_of(lines: Sequence[Mapping[str, Any]]) -> list[Fit]:
+    """Return the fit of each kind of call in a run's lines, from the medians of its raw times."""
+    points: dict[str, list[Point]] = {}
+    seconds: dict[str, list[float]] = {}
+    for line in lines[1:]:
+        sizes = {name: line[name] for name in Point.__dataclass_fields__}
+        points.setdefault(line["work"], []).append(Point(**sizes))
+        seconds.setdefault(line["work"], []).append(float(np.median(line["seconds"])))
+    return [fit(points[work], seconds[work]) for work in points]
+
+
 def blocks(lines: Sequence[Mapping[str, Any]], file: str) -> list[Block]:
     """Return the document that a run's lines give; ``file`` is what it names as their source."""
     run = lines[0]
-    fits = [line for line in lines if line["kind"] == "fit"]
-    paper = [line for line in lines if line["kind"] == "extrapolation"]
+    models = fits_of(lines)
+    fits = [asdict(model) for model in models]
+    network = Network()
     machine = run["environment"]
+    paper = [
+        line for model in models for line in extrapolate(model, machine["cpus_usable"], network)
+    ]
     found: list[Block] = [
         Heading(1, "Cost model"),
         Text(
@@ -347,23 +364,34 @@ def blocks(lines: Sequence[Mapping[str, Any]], file: str) -> list[Block]:
             "A time is a sum of terms, each a formula times a number of nanoseconds that is not "
             "negative.\nThe numbers make the squares of relative errors smallest "
             "(`scipy.optimize.nnls`). An empty cell: the\nkind of call has no such term; 0: the "
-            "fit needs none. `1` is the call itself, `P` its planning, `R D`\nwhat one thread does "
-            "or the memory limits, `/ T` what threads share. Parameter-shift runs 2P circuits,\n"
-            "each on from the prefix it shares: P / 2 rotations on average, hence P^2. Shots are "
-            "parameter-shift with\neach circuit sampled S times."
+            "fit needs none; a dash: no point has it."
+        ),
+        Items(
+            [
+                "`1` is the call itself, `P` its planning, `R D` what one thread does or the "
+                "memory limits,\n  `/ T` what threads share.",
+                "`outside n = k`: times 1 - 2^(k - n), the part of a state of more than k qubits "
+                "that a level of\n  the caches no longer holds. The levels were set by looking at "
+                "all times of one machine.",
+                "Parameter-shift runs 2P circuits, each on from the prefix it shares: P / 2 "
+                "rotations on\n  average, hence P^2.",
+                "Shots are parameter-shift with each circuit sampled S times: every outcome's "
+                "count is drawn,\n  and the likely ones, at most S, cost more. Their number hardly "
+                "matters beyond that.",
+            ]
         ),
         _coefficient_table(fits),
         Heading(2, "Residuals"),
         Text(
             "Predicted over measured time, less 1. `held out`: a second fit without the largest "
-            "size says that\nsize's times. It shows what the model is worth beyond its points."
+            "size says that\nsize's times. It shows what the numbers are worth beyond their "
+            "points; the terms themselves were\nchosen with all points in sight."
         ),
         _residual_table(fits),
         residual_chart(lines),
     ]
     if not paper:
-        return [*found, Text("No measured state left the caches: nothing is extrapolated.")]
-    network = paper[0]["network"]
+        return [*found, Text("The sizes measured are too small: nothing is extrapolated.")]
     return [
         *found,
         Heading(2, "Extrapolation"),
@@ -371,15 +399,17 @@ def blocks(lines: Sequence[Mapping[str, Any]], file: str) -> list[Block]:
         Items(
             [
                 "A node is the measured machine; all nodes are alike and wait for nobody.",
-                f"A message takes {1e6 * network['latency']:g} µs and travels at "
-                f"{network['bytes_per_second'] / 1e9:g} GB/s; nothing hides it.",
+                f"A message takes {1e6 * network.latency:g} µs and travels at "
+                f"{network.bytes_per_second / 1e9:g} GB/s; nothing hides it.",
                 "Rows shared out: no node needs another's rows; one sum of P numbers ends a call.",
                 "A state shared out: half of the rotations (RY) pair amplitudes, and each of them "
                 "exchanges\n  a node's whole share (adjoint: three times). This is the worst case.",
-                f"An amplitude costs at n = 30 what it costs at the largest n measured, from "
-                f"n = {LARGE} on.",
-                "Memory counts state vectors of complex128: one for values, three for the adjoint, "
-                "two else.",
+                "Beyond the largest n measured an amplitude costs what the memory's term says. The "
+                "cost still\n  rises at that n: more of a state on a node may be slower.",
+                "Parameter-shift and shots were not measured on states outside all caches and have "
+                "no rows at\n  n = 30: 2P circuits that share half their rotations cost about P "
+                "values.",
+                "Memory counts state vectors of complex128: one for values, three for the adjoint.",
                 "QDP has no exchange of amplitudes between nodes: these rows say what one would "
                 "cost.",
             ]
@@ -417,6 +447,15 @@ def blocks(lines: Sequence[Mapping[str, Any]], file: str) -> list[Block]:
     ]
 
 
+def _nanoseconds(name: str, line: Mapping[str, Any]) -> str:
+    if name not in line["coefficients"]:
+        return ""
+    level = name.partition(" outside n = ")[2]
+    if level and int(level) >= line["largest"]:
+        return "-"
+    return f"{1e9 * line['coefficients'][name]:.3g}"
+
+
 def _coefficient_table(fits: Sequence[Mapping[str, Any]]) -> Table:
     names = list(dict.fromkeys(name for line in fits for name in line["coefficients"]))
     return Table(
@@ -424,12 +463,7 @@ def _coefficient_table(fits: Sequence[Mapping[str, Any]]) -> Table:
         [
             [
                 f"`{name}`",
-                *(
-                    f"{1e9 * line['coefficients'][name]:.3g}"
-                    if name in line["coefficients"]
-                    else ""
-                    for line in fits
-                ),
+                *(_nanoseconds(name, line) for line in fits),
             ]
             for name in names
         ],
@@ -456,15 +490,13 @@ def _residual_table(fits: Sequence[Mapping[str, Any]]) -> Table:
 def residual_chart(lines: Sequence[Mapping[str, Any]]) -> Chart:
     """Return the chart of predicted over measured times at all points, against qubits."""
     series = []
-    for line in lines:
-        if line["kind"] != "fit":
-            continue
-        points = [one for one in lines if one["kind"] == "point" and one["work"] == line["work"]]
+    for model in fits_of(lines):
+        points = [one for one in lines if one["kind"] == "point" and one["work"] == model.work]
         pairs = sorted(
             (one["n_qubits"], 1 + residual)
-            for one, residual in zip(points, line["residuals"], strict=True)
+            for one, residual in zip(points, model.residuals, strict=True)
         )
-        series.append(Series(line["work"], [x for x, _ in pairs], [y for _, y in pairs]))
+        series.append(Series(model.work, [x for x, _ in pairs], [y for _, y in pairs]))
     return Chart(
         "cost_model_residuals",
         "Cost model: predicted over measured time",
@@ -479,23 +511,15 @@ def residual_chart(lines: Sequence[Mapping[str, Any]]) -> Chart:
 
 
 def run(arguments: argparse.Namespace) -> list[dict[str, Any]]:
-    """Measure, fit and extrapolate; return the lines of the run."""
+    """Measure all points; return the lines of the run."""
     threads = environment.usable_cpus()
     lines = [{"kind": "run", **describe_run("cost_model", arguments)}]
-    fits = []
     for work in WORKS:
         points = grid(work, quick=arguments.quick, threads=threads)
-        medians = []
         for point in points:
             seconds = measure(point, arguments.runs)
-            medians.append(statistics.estimate(seconds).median)
             lines.append({"kind": "point", **asdict(point), "seconds": seconds})
-        fits.append(fit(points, medians))
-        worst = max(map(abs, fits[-1].residuals))
-        print(f"{work}: {len(points)} points, largest residual {worst:.0%}", flush=True)
-    lines += [{"kind": "fit", **asdict(model)} for model in fits]
-    for model in fits:
-        lines += extrapolate(model, threads, Network())
+        print(f"{work}: {len(points)} points", flush=True)
     return lines
 
 
