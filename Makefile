@@ -26,10 +26,14 @@ requirements = $$($(VENV)/bin/python -c 'import sys, tomllib; \
 	extras = tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]; \
 	print(*(one for name in sys.argv[1:] for one in extras[name]))' $(1))
 
-.PHONY: bench test lint sanitize clean
+.PHONY: bench report test lint sanitize clean
 
 bench: $(VENV)/.package $(VENV)/.benchmark
 	$(VENV)/bin/python benchmark/benchmark_gradient.py $(BENCH)
+
+# The report and its page, from the records in benchmark/results.
+report: $(VENV)/.package $(VENV)/.benchmark
+	$(VENV)/bin/python -m benchmark report
 
 test: $(VENV)/.package $(VENV)/.test
 	QDP_REQUIRE=cpu $(VENV)/bin/python -m pytest --quiet

@@ -20,6 +20,9 @@ from benchmark.core.records import atomic_write
 ROOT = Path(__file__).resolve().parent
 RESULTS = ROOT / "results"
 REPORT = ROOT / "docs" / "BENCHMARK_REPORT.md"
+README = ROOT.parent / "README.md"
+BEGIN = "<!-- headline: begin, written by python -m benchmark report -->"
+END = "<!-- headline: end -->"
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -55,6 +58,13 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
+def with_headline(document: str, content: str) -> str:
+    """Return the front page with what stands between its markers replaced."""
+    before, rest = document.split(BEGIN)
+    _, after = rest.split(END)
+    return f"{before}{BEGIN}\n\n{content}\n\n{END}{after}"
+
+
 def write_report(arguments: argparse.Namespace) -> int:
     """Write Markdown, pictures and page, or check or explain them."""
     book = Book()
@@ -64,16 +74,25 @@ def write_report(arguments: argparse.Namespace) -> int:
         for citation in book.citations:
             print(f"{citation.text}\t{citation.file}:{citation.line}\t{citation.field}")
         return 0
+    wanted = {arguments.output: text}
+    if arguments.output == REPORT:
+        front = published.headline(published.Library(arguments.records, book))
+        wanted[README] = with_headline(README.read_text(encoding="utf-8"), front)
     if arguments.check:
-        same = arguments.output.exists() and arguments.output.read_text(encoding="utf-8") == text
-        if not same:
+        changed = [
+            path.name
+            for path, content in wanted.items()
+            if not path.exists() or path.read_text(encoding="utf-8") != content
+        ]
+        if changed:
             print(
-                f"error: {arguments.output.name} is not what the records give; run "
+                f"error: {' and '.join(changed)} would change: not what the records give; run "
                 "python -m benchmark report",
                 file=sys.stderr,
             )
-        return 0 if same else 1
-    atomic_write(arguments.output, text.encode())
+        return 1 if changed else 0
+    for path, content in wanted.items():
+        atomic_write(path, content.encode())
     pictures = arguments.output.parent / "results"
     for block in blocks:
         if isinstance(block, Chart):

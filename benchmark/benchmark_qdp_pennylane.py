@@ -49,6 +49,8 @@ from benchmark.core.training import (  # noqa: E402
     LOSS_TOLERANCE,
     TASKS,
     TrainingCase,
+    epoch_parts,
+    epoch_seconds,
     largest_difference,
     reference_check,
     split_data,
@@ -97,7 +99,8 @@ def build_parser() -> argparse.ArgumentParser:
         "--target-loss",
         type=positive_number,
         default=None,
-        help="validation loss to reach (default: what qdp reaches at four fifths of the epochs)",
+        help="validation loss to reach (default: that of the longest training at four fifths of "
+        "its epochs)",
     )
     add(
         "--contenders",
@@ -131,20 +134,18 @@ def measure(
     names: Sequence[str],
     arguments: argparse.Namespace,
     progress: Progress,
-) -> list[Record]:
-    """Check and train every contender, in turns; return one record a training."""
+    found: list[Record],
+) -> None:
+    """Check and train every contender, in turns; one record a training is added to ``found``."""
     expected = reference_check(case, data)
     workers: dict[str, WorkerProcess] = {}
-    stopped: list[Record] = []
     facts: dict[str, Record] = {}
     with tempfile.TemporaryDirectory(prefix="qdp-benchmark-") as name:
         folder = Path(name)
         np.savez(folder / "data.npz", **data)
 
         def stop(contender: str, why: LegStopped) -> None:
-            stopped.append(
-                line(case, contender, 0, status=why.status, reason=why.reason, epochs=[])
-            )
+            found.append(line(case, contender, 0, status=why.status, reason=why.reason, epochs=[]))
             workers.pop(contender).close()
 
         try:
@@ -157,8 +158,8 @@ def measure(
                     progress(f"{contender}: start")
                     ready = workers[contender].answer(LEAST_SETUP_S)
                     progress(f"{contender}: check")
-                    found = workers[contender].ask({"do": "check"}, LEAST_SETUP_S)
-                    difference = largest_difference(found, expected)
+                    checked = workers[contender].ask({"do": "check"}, LEAST_SETUP_S)
+                    difference = largest_difference(checked, expected)
                     if not difference <= CHECK_TOLERANCE:
                         raise LegStopped(
                             "failed",
@@ -174,7 +175,7 @@ def measure(
                     }
                 except LegStopped as why:
                     stop(contender, why)
-            return stopped + _trainings(case, workers, facts, arguments, progress, stop)
+            _trainings(case, workers, facts, arguments, progress, stop, found)
         finally:
             for worker in workers.values():
                 worker.close()
@@ -187,9 +188,9 @@ def _trainings(
     arguments: argparse.Namespace,
     progress: Progress,
     stop: Any,
-) -> list[Record]:
+    found: list[Record],
+) -> None:
     """Go round the contenders, a training each; a contender's whole time is limited."""
-    found: list[Record] = []
     spent = dict.fromkeys(workers, 0.0)
     for run in range(-min(1, arguments.warmup), arguments.runs):
         for contender in list(workers) if run % 2 == 0 else list(workers)[::-1]:
@@ -200,7 +201,8 @@ def _trainings(
             epochs = arguments.warmup if run < 0 else arguments.epochs
             command = {"do": "train", "epochs": epochs, "budget_s": max(left, 0.0)}
             try:
-                answer = workers[contender].ask(command, 60 + 20 * arguments.time_limit)
+                answer = workers[contender].ask(command, 60 + 5 * arguments.time_limit)
+                require_finite(answer["epochs"])
             except LegStopped as why:
                 stop(contender, why)
                 continue
@@ -215,15 +217,27 @@ def _trainings(
                     status="ok",
                     epochs=answer["epochs"],
                     test_accuracy=answer["test_accuracy"],
+                    complete=len(answer["epochs"]) == arguments.epochs,
                     **facts[contender],
                 )
             )
-    for contender, worker in workers.items():
-        peak = worker.ask({"do": "finish"}, 60)["peak_memory_bytes"]
+    for contender in list(workers):
+        try:
+            peak = workers[contender].ask({"do": "finish"}, 60)["peak_memory_bytes"]
+        except LegStopped as why:
+            stop(contender, why)
+            continue
         for one in found:
             if one["contender"] == contender:
                 one["peak_memory_bytes"] = peak
-    return found
+
+
+def require_finite(epochs: Sequence[Mapping[str, float]]) -> None:
+    """Raise LegStopped where a loss is not a finite number."""
+    for number, epoch in enumerate(epochs, start=1):
+        for name in ("train_loss", "validation_loss"):
+            if not np.isfinite(epoch[name]):
+                raise LegStopped("failed", f"its {name} is {epoch[name]} in epoch {number}")
 
 
 def line(case: TrainingCase, contender: str, run: int, **facts: Any) -> Record:
@@ -245,25 +259,29 @@ def line(case: TrainingCase, contender: str, run: int, **facts: Any) -> Record:
 
 
 def require_same_losses(lines: Sequence[Record]) -> None:
-    """Fail trainings whose losses part from those of most others: the arithmetic is the same."""
+    """Fail trainings whose losses part from those of most contenders: the arithmetic is the same.
+
+    Each contender has one vote, however often it trained.
+    """
     trained = [one for one in lines if one["status"] == "ok"]
+    contenders = {one["contender"] for one in trained}
     for one in trained:
-        agreeing = 0
+        agreeing = set()
         worst = 0.0
         for other in trained:
-            pairs = list(zip(one["epochs"], other["epochs"], strict=False))
             difference = max(
                 abs(mine[name] - theirs[name]) / max(1.0, abs(theirs[name]))
-                for mine, theirs in pairs
+                for mine, theirs in zip(one["epochs"], other["epochs"], strict=False)
                 for name in ("train_loss", "validation_loss")
             )
             worst = max(worst, difference)
-            agreeing += difference <= LOSS_TOLERANCE
+            if difference <= LOSS_TOLERANCE:
+                agreeing.add(other["contender"])
         one["largest_loss_difference"] = worst
-        if 2 * agreeing <= len(trained):
+        if 2 * len(agreeing) <= len(contenders):
             one["status"] = "failed"
             one["reason"] = (
-                f"its losses part from those of most others by {worst:.3g}, more than "
+                f"its losses part from those of most contenders by {worst:.3g}, more than "
                 f"{LOSS_TOLERANCE:.0e}"
             )
 
@@ -295,39 +313,25 @@ def set_target(lines: Sequence[Record], target: float | None) -> None:
             one["time_to_target_extrapolated"] = True
 
 
-def epoch_seconds(lines: Sequence[Record], contender: str) -> list[float]:
-    """Return the seconds of all epochs of a contender but the first of each training."""
-    return [
-        epoch["seconds"]
-        for one in lines
-        if one["contender"] == contender and one["status"] == "ok"
-        for epoch in (one["epochs"][1:] or one["epochs"])
-    ]
-
-
 def table(lines: Sequence[Record]) -> str:
     """Return the table of one case."""
     text = [
         f"  {'Contender':<21}{'Epoch (ms)':>11}{'encode':>9}{'forward':>9}{'backward':>10}"
         f"{'optimise':>10}{'to target (s)':>15}{'test':>8}  QDP is"
     ]
-    own = epoch_seconds(lines, "qdp")
+    own = [second for one in lines if one["contender"] == "qdp" for second in epoch_seconds(one)]
     for contender in dict.fromkeys(one["contender"] for one in lines):
         mine = [one for one in lines if one["contender"] == contender]
         ok = [one for one in mine if one["status"] == "ok"]
         if not ok:
             text.append(f"  {contender:<21}{mine[0]['status']}: {mine[0]['reason']}")
             continue
-        epochs = [epoch for one in ok for epoch in one["epochs"]]
-        parts = [
-            1e3 * statistics.median([epoch[f"{part}_s"] for epoch in epochs])
-            for part in ("encoding", "forward", "backward", "optimiser")
-        ]
-        seconds = epoch_seconds(lines, contender)
+        parts = epoch_parts(ok)
+        seconds = [second for one in ok for second in epoch_seconds(one)]
         to_target = [one["time_to_target_s"] for one in ok if one["time_to_target_s"] is not None]
         mark = "*" if any(one["time_to_target_extrapolated"] for one in ok) else ""
         target = f"{statistics.median(to_target):.4g}{mark}" if to_target else "-"
-        accuracy = next((one["test_accuracy"] for one in ok if one["test_accuracy"]), None)
+        accuracy = next((one["test_accuracy"] for one in ok if one["complete"]), None)
         words = ""
         if own and contender not in ("qdp", "qdp-cached"):
             ratio = statistics.ratio(seconds, own)
@@ -341,18 +345,30 @@ def table(lines: Sequence[Record]) -> str:
     return "\n".join(text)
 
 
-def curves(lines: Sequence[Record], title: str) -> Chart:
-    """Return validation loss against seconds, a line a contender."""
+def curves(lines: Sequence[Record], title: str, *, against: str) -> Chart:
+    """Return validation loss against "seconds" or "epochs", a line a contender."""
     series = []
     for contender in dict.fromkeys(one["contender"] for one in lines):
         one = next(
             (one for one in lines if one["contender"] == contender and one["status"] == "ok"), None
         )
         if one is not None:
-            seconds = np.cumsum([epoch["seconds"] for epoch in one["epochs"]]).tolist()
             losses = [epoch["validation_loss"] for epoch in one["epochs"]]
-            series.append(Series(one["title"], seconds, losses))
-    return Chart("curves", title, "Seconds", "Validation loss", series, log_x=True, log_y=False)
+            places = list(range(1, len(losses) + 1))
+            if against == "seconds":
+                places = np.cumsum([epoch["seconds"] for epoch in one["epochs"]]).tolist()
+            series.append(Series(one["title"], places, losses))
+    log_x = against == "seconds"
+    return Chart(
+        "curves", title, against.capitalize(), "Validation loss", series, log_x=log_x, log_y=False
+    )
+
+
+def save(stem: Path, run: Mapping[str, Any], lines: Sequence[Record]) -> None:
+    """Write the records of all trainings so far."""
+    content = [{"kind": "run", "format": records.FORMAT, **run}, *lines]
+    text = "".join(json.dumps(one, allow_nan=False) + "\n" for one in content)
+    records.atomic_write(Path(f"{stem}.jsonl"), text.encode())
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -407,26 +423,31 @@ def _run(arguments: argparse.Namespace) -> int:
                 f"{case.n_layers} layers"
             )
             print(f"\n[{number}/{len(prepared)}] {title}; rows: {sizes}\n", flush=True)
-            found = measure(case, data, names, arguments, progress)
-            require_same_losses(found)
-            set_target(found, arguments.target_loss)
+            found: list[Record] = []
+            try:
+                measure(case, data, names, arguments, progress, found)
+            finally:
+                # What is done of an interrupted case is kept as well.
+                require_same_losses(found)
+                set_target(found, arguments.target_loss)
+                lines += found
+                if not arguments.no_save and lines:
+                    save(stem, run, lines)
             print(table(found), flush=True)
-            lines += found
             if not arguments.no_save:
-                content = [{"kind": "run", "format": records.FORMAT, **run}, *lines]
-                text = "".join(json.dumps(one, allow_nan=False) + "\n" for one in content)
-                records.atomic_write(Path(f"{stem}.jsonl"), text.encode())
-                picture = Path(f"{stem}_{number}.png")
-                draw(curves(found, title), picture)
+                for against in ("seconds", "epochs"):
+                    picture = Path(f"{stem}_{number}_{against}.png")
+                    draw(curves(found, title, against=against), picture)
     except KeyboardInterrupt:
-        print(f"\ninterrupted; {len(lines)} trainings are in {stem.name}.jsonl", file=sys.stderr)
+        where = "nothing was saved" if arguments.no_save or not lines else f"in {stem.name}.jsonl"
+        print(f"\ninterrupted after {len(lines)} trainings, {where}", file=sys.stderr)
         return EXIT_INTERRUPTED
     finally:
         progress.close()
     if any(one.get("time_to_target_extrapolated") for one in lines):
         print("\n* stopped before the target; the epochs missing are counted at its median")
     if not arguments.no_save:
-        print(f"\nSaved: {stem}.jsonl and {len(prepared)} picture(s) beside it")
+        print(f"\nSaved: {stem}.jsonl and {2 * len(prepared)} pictures beside it")
     failed = {
         one["contender"]
         for one in lines

@@ -82,4 +82,10 @@ void encode_basis(const int64_t* indices, int64_t rows, int n_qubits, T* states)
 void row_sums_of_squares(const void* array, Element element, int64_t rows, int64_t columns,
                          double* sums);
 
+// out[i][j] = |<left_i|right_j>|^2, rows of `depth` numbers; complex ones in pairs. Half the work where
+// `left` and `right` are the same pointer.
+template <class T>
+void overlaps(const T* left, int64_t left_rows, const T* right, int64_t right_rows, int64_t depth,
+              bool is_complex, T* out);
+
 }  // namespace qdp

@@ -1261,10 +1261,38 @@ struct Kernels {
     }
   }
 
+  // As many sums as fit into the registers beside a line of columns and a row's number.
+  static constexpr int TILE_ROWS = QDP_BYTES == 64 ? 8 : 4;
+  static constexpr int TILE_LINES = 3;
+
+  static void overlap(const T* __restrict rows, const T* __restrict columns, int64_t n,
+                      double* __restrict sums, bool first) {
+    V sum[TILE_ROWS][TILE_LINES];
+    UNROLL for (int r = 0; r < TILE_ROWS; ++r)
+      UNROLL for (int c = 0; c < TILE_LINES; ++c) sum[r][c] = V{};
+    const V* line = lines(columns);
+    for (int64_t k = 0; k < n; ++k) {
+      V column[TILE_LINES];
+      UNROLL for (int c = 0; c < TILE_LINES; ++c) column[c] = line[c];
+      UNROLL for (int r = 0; r < TILE_ROWS; ++r) {
+        const V row = splat(rows[r]);
+        UNROLL for (int c = 0; c < TILE_LINES; ++c) sum[r][c] += row * column[c];
+      }
+      line += TILE_LINES;
+      rows += TILE_ROWS;
+    }
+    UNROLL for (int r = 0; r < TILE_ROWS; ++r)
+      UNROLL for (int c = 0; c < TILE_LINES; ++c) {
+        double* out = sums + (r * TILE_LINES + c) * W;
+        for (int i = 0; i < W; ++i) out[i] = first ? double(sum[r][c][i]) : out[i] + double(sum[r][c][i]);
+      }
+  }
+
   static constexpr KernelTable<T> table() {
     return {W,      sweep,           sweep_gradient, diagonal, diagonal_gradient, diagonal_totals,
             observable, measure, lane_sweep, lane_gradient, rotate, rotate_gradient, sincos, walsh, load, store, collect, dense,
-            multiply_add, triad, combine, multiply_tables, interleave, squares};
+            multiply_add, triad, combine, multiply_tables, interleave, squares,
+            TILE_ROWS, TILE_LINES, overlap};
   }
 };
 

@@ -270,6 +270,37 @@ void row_sums_of_squares(const Given& array, const Any& sums) {
   qdp::row_sums_of_squares(data, element, rows, columns, out);
 }
 
+template <class T>
+void overlaps_of(const Given& left, const Given& right, bool is_complex, const Any& out) {
+  const int64_t depth = int64_t(left.shape(1)) * (is_complex ? 2 : 1);
+  const T* a = static_cast<const T*>(left.data());
+  const T* b = static_cast<const T*>(right.data());
+  T* target = static_cast<T*>(out.data());
+  const int64_t left_rows = int64_t(left.shape(0)), right_rows = int64_t(right.shape(0));
+  nb::gil_scoped_release release;
+  qdp::overlaps(a, left_rows, b, right_rows, depth, is_complex, target);
+}
+
+void overlaps(const Given& left, const Given& right, const Any& out) {
+  require(left.ndim() == 2 && right.ndim() == 2 && left.shape(1) == right.shape(1) &&
+              left.dtype() == right.dtype(),
+          "expected two arrays (rows, 2**n) of one dtype");
+  require(out.ndim() == 2 && out.shape(0) == left.shape(0) && out.shape(1) == right.shape(0),
+          "overlaps of the wrong shape");
+  const bool double_ = left.dtype() == nb::dtype<double>();
+  const bool complex_double = left.dtype() == nb::dtype<std::complex<double>>();
+  const bool single = left.dtype() == nb::dtype<float>();
+  const bool complex_single = left.dtype() == nb::dtype<std::complex<float>>();
+  if (double_ || complex_double) {
+    require(out.dtype() == nb::dtype<double>(), "expected float64 overlaps");
+    overlaps_of<double>(left, right, complex_double, out);
+  } else {
+    require((single || complex_single) && out.dtype() == nb::dtype<float>(),
+            "expected float32 overlaps of float32 or complex64 states");
+    overlaps_of<float>(left, right, complex_single, out);
+  }
+}
+
 // Runs Python's signal handlers; Ctrl-C then comes out of the run as KeyboardInterrupt.
 void check_signals() {
   nb::gil_scoped_acquire acquire;
@@ -312,6 +343,7 @@ NB_MODULE(_core, m) {
   m.def("encode_phases", &encode_phases, "coefficients"_a, "n_qubits"_a, "repeats"_a, "closes"_a,
         "states"_a.noconvert());
   m.def("row_sums_of_squares", &row_sums_of_squares, "array"_a, "sums"_a.noconvert());
+  m.def("overlaps", &overlaps, "left"_a.noconvert(), "right"_a.noconvert(), "out"_a.noconvert());
   m.def("encode_basis", &encode_basis, "indices"_a, "n_qubits"_a, "states"_a.noconvert());
   m.def("instruction_sets", &qdp::instruction_sets);
   m.def("instruction_set", [] { return std::string(qdp::isa().name); });

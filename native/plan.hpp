@@ -254,6 +254,10 @@ struct KernelTable {
                           const double* b_im, int64_t step, int64_t n, double* re, double* im);
   void (*interleave)(const double* re, const double* im, double factor, int64_t n, T* out);
   double (*squares)(const T* values, int64_t n);  // their sum
+  // sums[r][c] (= where first, else +=) sum over k of rows[k][r] * columns[k][c], for a tile of
+  // overlap_rows rows and overlap_lines lines of columns
+  int overlap_rows, overlap_lines;
+  void (*overlap)(const T* rows, const T* columns, int64_t n, double* sums, bool first);
 };
 
 template <class T>

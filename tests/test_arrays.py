@@ -166,7 +166,7 @@ def test_what_is_no_array_of_real_numbers_is_refused(given, error, message):
 def checks(request, monkeypatch):
     """Check values with NumPy alone, then with the compiled extension."""
     if request.param == "numpy":
-        monkeypatch.setattr(arrays, "_extension", lambda: None)
+        monkeypatch.setattr(arrays, "extension", lambda: None)
     else:
         pytest.importorskip("qdp._core")
     return request.param

@@ -27,7 +27,7 @@ from samples import (
     random_states,
     random_unitary,
 )
-from tolerance import assert_close
+from tolerance import DTYPES, assert_close
 
 _core = pytest.importorskip("qdp._core", reason="the compiled extension is not installed")
 
@@ -1507,6 +1507,30 @@ def test_the_number_of_threads_may_change_while_encoders_run():
         changing.join()
         _core.set_thread_count(before)
     assert_close(found, expected, "double")
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.complex128, np.float32, np.complex64])
+def test_overlaps(instruction_set, dtype):
+    random = np.random.default_rng(9)
+    single = np.dtype(dtype).name in ("float32", "complex64")
+    precision = "single" if single else "double"
+    for left_rows, right_rows, size in [(1, 1, 2), (9, 50, 8), (33, 17, 256), (8, 24, 1024)]:
+        left, right = random_states(left_rows, 10, random), random_states(right_rows, 10, random)
+        left, right = left[:, :size], right[:, :size]
+        if np.dtype(dtype).kind == "f":
+            left, right = left.real, right.real
+        left, right = (np.ascontiguousarray(states, dtype) for states in (left, right))
+        wide = left.astype(complex), right.astype(complex)
+        out = np.full((left_rows, right_rows), np.nan, DTYPES[precision, "f"])
+        _core.overlaps(left, right, out)
+        assert_close(out, np.abs(wide[0] @ wide[1].conj().T) ** 2, precision)
+        own = np.full((left_rows, left_rows), np.nan, out.dtype)
+        _core.overlaps(left, left, own)
+        assert_close(own, np.abs(wide[0] @ wide[0].conj().T) ** 2, precision)
+        # A pair's value does not depend on its neighbours.
+        alone = np.full((1, 1), np.nan, out.dtype)
+        _core.overlaps(left[-1:].copy(), right[:1].copy(), alone)
+        assert alone[0, 0] == out[-1, 0]
 
 
 class Alarm(Exception):

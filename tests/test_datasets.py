@@ -2,12 +2,16 @@
 """Named data sets: found in every layout, checked, and never fetched unless asked."""
 
 import gzip
+import io
 import pickle
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import sklearn.datasets
+from PIL import Image
 
 import qdp
 from qdp import datasets
@@ -23,6 +27,8 @@ def elsewhere(tmp_path, monkeypatch):
     monkeypatch.setattr(Path, "home", lambda: tmp_path / "home")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("QDP_DATA_DIR", str(tmp_path))
+    for variable in ("HF_HOME", "HF_HUB_CACHE", "HF_DATASETS_CACHE", "KERAS_HOME"):
+        monkeypatch.delenv(variable, raising=False)
 
 
 def idx(array):
@@ -85,6 +91,58 @@ def test_keras_and_both_kinds_of_cifar(tmp_path):
         batch = {b"data": pixels[number : number + 1], b"labels": [int(LABELS[number])]}
         (folder / f"data_batch_{number + 1}").write_bytes(pickle.dumps(batch, protocol=2))
     check(qdp.open("cifar-10", split="train"), pixels)
+
+
+def image_table(pixels, column):
+    """Rows as the hub stores them: PNG bytes in a struct, colours last."""
+    images = []
+    for row in pixels:
+        planes = row.reshape(28, 28) if len(row) == 784 else row.reshape(3, 32, 32)
+        stream = io.BytesIO()
+        Image.fromarray(planes if planes.ndim == 2 else planes.transpose(1, 2, 0)).save(
+            stream, "png"
+        )
+        images.append({"bytes": stream.getvalue(), "path": None})
+    return pa.table({column: images, "label": [int(label) for label in LABELS[: len(pixels)]]})
+
+
+def test_hugging_face_caches(tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
+    revision = tmp_path / "hf/hub/datasets--ylecun--mnist/snapshots/abc/mnist"
+    revision.mkdir(parents=True)
+    table = image_table(PIXELS, "image")
+    pq.write_table(table.slice(0, 4), revision / "test-00000-of-00002.parquet")
+    with pytest.raises(ValueError, match="expected 00002 files of test, got 1"):
+        qdp.open("mnist", split="test")
+    pq.write_table(table.slice(4), revision / "test-00001-of-00002.parquet")
+    check(qdp.open("mnist", split="test"))
+
+    colours = np.random.default_rng(4).integers(0, 256, (5, 3072), dtype=np.uint8)
+    prepared = tmp_path / "hf/datasets/uoft-cs___cifar10/plain_text/0.0.0/abc"
+    prepared.mkdir(parents=True)
+    table = image_table(colours, "img")
+    path = prepared / "cifar10-train.arrow"
+    with pa.ipc.new_stream(path, table.schema) as writer:
+        writer.write_table(table)
+    check(qdp.open("cifar-10"), colours)
+    path.write_bytes(path.read_bytes()[:300])
+    with pytest.raises(ValueError, match="truncated or damaged"):
+        qdp.open("cifar-10")
+    damaged = pa.table({"image": [{"bytes": b"no image", "path": None}], "label": [1]})
+    for shard in revision.iterdir():
+        pq.write_table(damaged, shard)
+    with pytest.raises(ValueError, match="row 0 holds no readable image"):
+        qdp.open("mnist", split="test")
+    for shard in revision.iterdir():
+        pq.write_table(pa.table({"x": [1]}), shard)
+    with pytest.raises(ValueError, match="expected columns image or img"):
+        qdp.open("mnist", split="test")
+
+
+def test_keras_home(tmp_path, monkeypatch):
+    monkeypatch.setenv("KERAS_HOME", str(tmp_path / "keras"))
+    write_mnist(tmp_path / "keras/datasets/fashion-mnist", packed=True)
+    check(qdp.open("fashion-mnist", split="test"))
 
 
 @pytest.mark.parametrize("name", ["digits", "iris", "wine", "breast_cancer"])

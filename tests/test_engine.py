@@ -16,7 +16,7 @@ from samples import (
 from tolerance import assert_close
 
 import qdp
-from qdp import engine, memory
+from qdp import arrays, engine, memory
 from qdp.backends.reference import ReferenceBackend
 from qdp.circuit import Circuit, Observable
 from qdp.encodings import (
@@ -567,10 +567,23 @@ def test_the_fidelity_kernel_is_that_of_the_overlaps(dtype):
     assert_close(qdp.fidelity_kernel(a, b.astype(dtype)), expected, "double", weight=1e6)
 
 
-def test_the_fidelity_kernel_crosses_its_chunks():
-    states = random_states(700, 4, np.random.default_rng(2))
+@pytest.mark.parametrize("compiled", [True, False])
+def test_the_fidelity_kernel_crosses_its_blocks(compiled, monkeypatch):
+    if not compiled:
+        monkeypatch.setattr(arrays, "extension", lambda: None)
+    # Blocks of 768 rows, and of 512 numbers of a row.
+    states = random_states(1600, 4, np.random.default_rng(2))
     expected = np.abs(states @ states.conj().T) ** 2
-    assert_close(qdp.fidelity_kernel(states, states), expected, "double")
+    for found in (qdp.fidelity_kernel(states), qdp.fidelity_kernel(states, states.copy())):
+        assert_close(found, expected, "double")
+    some = states[:3].copy()
+    assert_close(qdp.fidelity_kernel(states, some), expected[:, :3], "double")
+    assert_close(qdp.fidelity_kernel(some, states), expected[:3], "double")
+    long = random_states(5, 10, np.random.default_rng(3))
+    real = long.real / np.linalg.norm(long.real, axis=1, keepdims=True)
+    assert_close(qdp.fidelity_kernel(long), np.abs(long @ long.conj().T) ** 2, "double")
+    assert_close(qdp.fidelity_kernel(real), (real @ real.T) ** 2, "double")
+    assert_close(qdp.fidelity_kernel(real, long), np.abs(real @ long.T) ** 2, "double")
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 
 import gzip
 import pickle
+import struct
 
 import fsspec
 import h5py
@@ -313,6 +314,37 @@ def test_idx_and_cifar(tmp_path):
         features, found = read(qdp.open(tmp_path / name))
         np.testing.assert_array_equal(features, pixels)
         np.testing.assert_array_equal(found, labels)
+
+
+def anonymous_bytes():
+    with open("/proc/self/status") as status:
+        return next(1024 * int(line.split()[1]) for line in status if line.startswith("RssAnon"))
+
+
+@pytest.mark.parametrize(
+    ("name", "header", "record"),
+    [
+        ("big-images-idx3-ubyte", bytes([0, 0, 8, 2]) + struct.pack(">2I", 2**17, 3073), 0),
+        ("big.bin", b"", 1),
+    ],
+    ids=["IDX", "CIFAR"],
+)
+def test_image_files_are_mapped_and_not_read_whole(tmp_path, name, header, record):
+    """384 MiB, mostly a hole in the file; only the last rows are asked for."""
+    rows = 2**17
+    with open(tmp_path / name, "wb") as stream:
+        stream.write(header)
+        stream.truncate(len(header) + rows * 3073)
+        stream.seek(-2, 2)
+        stream.write(bytes([5, 7]))
+    before = anonymous_bytes()
+    source = qdp.open(tmp_path / name)
+    (chunk,) = source.chunks(10, start=rows - 3)
+    assert anonymous_bytes() - before < 2**25
+    assert source.n_rows == rows
+    expected = np.zeros((3, 3073 - record), np.uint8)
+    expected[2, -2:] = [5, 7]
+    np.testing.assert_array_equal(chunk.features, expected)
 
 
 def test_a_hostile_pickle_runs_nothing(tmp_path):

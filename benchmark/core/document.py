@@ -85,14 +85,14 @@ class Code:
 
 @dataclass(frozen=True)
 class Series:
-    """A line of a chart, with bounds around each point where they are known."""
+    """A line of a chart, or its points alone, with bounds around each where they are known."""
 
     name: str
     x: Sequence[float | str]
     y: Sequence[float]
     low: Sequence[float] | None = None
     high: Sequence[float] | None = None
-    stacked: bool = False
+    line: bool = True
 
 
 @dataclass(frozen=True)
@@ -170,28 +170,21 @@ def draw(chart: Chart, path: Path) -> None:
     colours = pyplot.get_cmap("tab10")
     categories = [x for series in chart.series for x in series.x if isinstance(x, str)]
     names = list(dict.fromkeys(categories))
-    floor = [0.0] * len(names)
     width = 0.8 / max(1, len(chart.series))
     for number, series in enumerate(chart.series):
         colour = colours(number % 10)
         if chart.bars:
             places = [names.index(str(x)) for x in series.x]
-            if series.stacked:
-                bottom = [floor[place] for place in places]
-                axes.bar(places, series.y, 0.6, bottom=bottom, label=series.name, color=colour)
-                for place, height in zip(places, series.y, strict=True):
-                    floor[place] += height
-            else:
-                shift = (number - (len(chart.series) - 1) / 2) * width
-                axes.bar(
-                    [place + shift for place in places],
-                    series.y,
-                    width,
-                    yerr=_errors(series),
-                    capsize=2,
-                    label=series.name,
-                    color=colour,
-                )
+            shift = (number - (len(chart.series) - 1) / 2) * width
+            axes.bar(
+                [place + shift for place in places],
+                series.y,
+                width,
+                yerr=_errors(series),
+                capsize=2,
+                label=series.name,
+                color=colour,
+            )
             continue
         axes.errorbar(
             series.x,
@@ -200,6 +193,7 @@ def draw(chart: Chart, path: Path) -> None:
             capsize=3,
             marker=_MARKERS[number % len(_MARKERS)],
             linewidth=2.4 if number == 0 else 1.4,
+            linestyle="-" if series.line else "none",
             label=series.name,
             color=colour,
         )
@@ -310,7 +304,7 @@ def _plotly(chart: Chart) -> Mapping[str, Any]:
             "type": "bar" if chart.bars else "scatter",
         }
         if not chart.bars:
-            trace["mode"] = "lines+markers"
+            trace["mode"] = "lines+markers" if series.line else "markers"
         errors = _errors(series)
         if errors is not None:
             trace["error_y"] = {
@@ -320,12 +314,11 @@ def _plotly(chart: Chart) -> Mapping[str, Any]:
                 "arrayminus": errors[0],
             }
         traces.append(trace)
-    stacked = any(series.stacked for series in chart.series)
     layout = {
         "title": {"text": chart.title, "font": {"size": 15}},
         "xaxis": {"title": {"text": chart.x}, "type": "log" if chart.log_x else "-"},
         "yaxis": {"title": {"text": chart.y}, "type": "log" if chart.log_y else "-"},
-        "barmode": "stack" if stacked else "group",
+        "barmode": "group",
         "height": 430,
         "margin": {"t": 50, "r": 10, "b": 50, "l": 70},
         "legend": {"font": {"size": 11}},

@@ -17,14 +17,14 @@ import os
 import sys
 import time
 import traceback
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmark.core import environment
+from benchmark.core import environment, statistics
 from benchmark.core.cases import ENCODINGS
 
 Array = NDArray[np.float64]
@@ -326,6 +326,23 @@ class Served:
             logits = self._logits(model, self.torch.cat(values))
             labels = self.labels[split]
             return float(loss_of(self.case, logits, labels)), accuracy_of(self.case, logits, labels)
+
+
+def epoch_seconds(training: Mapping[str, Any]) -> list[float]:
+    """Return the seconds of each epoch, with encoding that happens once spread over all of them."""
+    epochs = training["epochs"]
+    share = sum(epoch["encoding_s"] for epoch in epochs) / max(1, len(epochs))
+    return [epoch["seconds"] - epoch["encoding_s"] + share for epoch in epochs]
+
+
+def epoch_parts(trainings: Sequence[Mapping[str, Any]]) -> list[float]:
+    """Return an epoch's milliseconds: encoding (the mean), forward, backward, optimiser."""
+    epochs = [epoch for one in trainings for epoch in one["epochs"]]
+    medians = [
+        1e3 * statistics.median([epoch[f"{part}_s"] for epoch in epochs])
+        for part in ("forward", "backward", "optimiser")
+    ]
+    return [1e3 * sum(epoch["encoding_s"] for epoch in epochs) / len(epochs), *medians]
 
 
 def reference_check(case: TrainingCase, data: Mapping[str, NDArray[Any]]) -> dict[str, Any]:

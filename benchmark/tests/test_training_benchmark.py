@@ -20,6 +20,17 @@ pytest.importorskip("pennylane")
 pytest.importorskip("sklearn")
 
 
+@pytest.fixture(autouse=True)
+def torch_as_before():
+    """Give torch back the precision and threads that it had."""
+    import torch
+
+    before, threads = torch.get_default_dtype(), torch.get_num_threads()
+    yield
+    torch.set_default_dtype(before)
+    torch.set_num_threads(threads)
+
+
 def expectations(case, features, angles):
     """Return <Z_q> of every row, (rows, n), by matrices."""
     states = np.zeros((len(features), 2**case.n_qubits), complex)
@@ -106,6 +117,59 @@ def test_a_step_of_training(name, tmp_path):
     assert 0 < parts <= epoch["seconds"] * 1.001
 
 
+@pytest.mark.parametrize("encoding", ["angle", "iqp-embedding"])
+@pytest.mark.parametrize("name", TRAINERS)
+def test_other_encodings_and_ten_classes(name, encoding, tmp_path):
+    case = TrainingCase(encoding, "all", n_qubits=3, n_layers=1, batch_size=9)
+    data = small_data(case, width=3)
+    np.savez(tmp_path / "data.npz", **data)
+    request = {"case": case.to_json(), "contender": name, "features": tmp_path / "data.npz"}
+    served = Served(request)
+    assert served.prepare()["event"] == "ready"
+    assert training.largest_difference(served.check(), reference_check(case, data)) < 1e-12
+    epochs = served.train(2, 60.0)["epochs"]
+    assert epochs[1]["train_loss"] < epochs[0]["train_loss"]
+
+
+def test_a_training_stops_behind_the_epoch_that_spends_its_time(tmp_path):
+    case = TrainingCase(n_qubits=2, n_layers=1)
+    np.savez(tmp_path / "data.npz", **small_data(case))
+    served = Served({"case": case.to_json(), "contender": "qdp", "features": tmp_path / "data.npz"})
+    served.prepare()
+    answer = served.train(50, 0.0)
+    assert len(answer["epochs"]) == 1
+    assert answer["test_accuracy"] is None
+
+
+def test_what_is_done_of_an_interrupted_case_is_kept(tmp_path, monkeypatch, capsys):
+    asked = []
+    ask = script.WorkerProcess.ask
+
+    def interrupted(self, command, timeout_s):
+        asked.append(command["do"])
+        if asked.count("train") == 3:
+            raise KeyboardInterrupt
+        return ask(self, command, timeout_s)
+
+    monkeypatch.setattr(script.WorkerProcess, "ask", interrupted)
+    arguments = "--n-qubits 2 --n-layers 1 --epochs 2 --dataset-samples 300 --contenders qdp"
+    assert script.main([*arguments.split(), "--output-dir", str(tmp_path)]) == 130
+    assert "interrupted after 1 trainings, in training_benchmark_" in capsys.readouterr().err
+    (path,) = tmp_path.glob("*.jsonl")
+    assert len(path.read_text().splitlines()) == 2
+
+
+def test_a_loss_that_is_no_number_fails_the_training():
+    epochs = [{"train_loss": 1.0, "validation_loss": float("nan")}]
+    with pytest.raises(script.LegStopped, match="its validation_loss is nan in epoch 1"):
+        script.require_finite(epochs)
+
+
+def test_encoding_that_happens_once_is_spread():
+    epochs = [{"seconds": 5.0, "encoding_s": 4.0}, {"seconds": 1.0, "encoding_s": 0.0}]
+    assert training.epoch_seconds({"epochs": epochs}) == [3.0, 3.0]
+
+
 def test_splits_are_apart_and_fitted_on_training_rows():
     random = np.random.default_rng(2)
     rows = random.normal(size=(400, 9)) * np.arange(1, 10)
@@ -149,7 +213,7 @@ def test_a_tiny_run(tmp_path, capsys):
         assert line["time_to_target_s"] > 0
     first = lines[0]["epochs"]
     assert first[-1]["train_loss"] < first[0]["train_loss"], "it learns"
-    assert len(list(tmp_path.glob("*.png"))) == 2
+    assert len(list(tmp_path.glob("*.png"))) == 4
     assert "pennylane-qdp" in capsys.readouterr().out
 
 
@@ -176,4 +240,4 @@ def test_parting_losses_fail():
     lines = [fabricated(name, [0.9, 0.8]) for name in ("a", "b")] + [fabricated("c", [0.9, 0.81])]
     script.require_same_losses(lines)
     assert [line["status"] for line in lines] == ["ok", "ok", "failed"]
-    assert "part from those of most others by 0.01" in lines[2]["reason"]
+    assert "part from those of most contenders by 0.01" in lines[2]["reason"]

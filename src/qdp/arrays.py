@@ -268,7 +268,7 @@ def _native_sums_of_squares(array: Array) -> Array | None:
 
     None if there is no compiled code for such an array, or none at all.
     """
-    core = _extension()
+    core = extension()
     if core is None or array.dtype not in _NATIVE_DTYPES:
         return None
     if not (array.flags.c_contiguous and array.flags.aligned):
@@ -290,7 +290,7 @@ def _sums_of_squares(array: Array) -> Array:
 
 
 @functools.cache
-def _extension() -> Any:
+def extension() -> Any:
     """The compiled extension, None where it isn't installed: the reference backend needs none."""
     try:
         from qdp import _core

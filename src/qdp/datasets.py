@@ -7,6 +7,7 @@ Nothing is downloaded unless asked for. Pixels stay 0 to 255, uint8. Sets with o
 
 from __future__ import annotations
 
+import io
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -36,6 +37,8 @@ class _ImageSet:
     folders: tuple[str, ...]
     torchvision: str
     openml: str
+    hugging_face: str
+    keras: str
     sizes: tuple[int, int]  # rows of the training and of the test split
     n_features: int
 
@@ -45,6 +48,8 @@ _IMAGE_SETS = {
         ("mnist", "MNIST/raw", "MNIST"),
         "MNIST/raw",
         "mnist_784",
+        "ylecun/mnist",
+        "mnist.npz",
         (60_000, 10_000),
         784,
     ),
@@ -52,6 +57,8 @@ _IMAGE_SETS = {
         ("fashion-mnist", "fashion_mnist", "FashionMNIST/raw", "usr/share/datasets/fashion-mnist"),
         "FashionMNIST/raw",
         "Fashion-MNIST",
+        "zalando-datasets/fashion_mnist",
+        "fashion-mnist",
         (60_000, 10_000),
         784,
     ),
@@ -66,6 +73,8 @@ _IMAGE_SETS = {
         ),
         "cifar-10-batches-py",
         "CIFAR_10",
+        "uoft-cs/cifar10",
+        "cifar-10-batches-py",
         (50_000, 10_000),
         3072,
     ),
@@ -104,15 +113,22 @@ def load(name: str, split: str | None = None, *, download: bool = False) -> tupl
         found = _cifar(folder, split) if name == "cifar-10" else _idx(folder, split)
         if found is not None:
             return found
-    keras = Path.home() / ".keras" / "datasets" / f"{name}.npz"
-    if name == "mnist" and keras.is_file():
-        with np.load(keras, allow_pickle=False) as stored:
-            return stored[f"x_{split}"].reshape(-1, 784), stored[f"y_{split}"]
+    if _IMAGE_SETS[name].keras.endswith(".npz"):
+        keras = _keras_folder() / _IMAGE_SETS[name].keras
+        places.append(keras)
+        if keras.is_file():
+            with np.load(keras, allow_pickle=False) as stored:
+                return stored[f"x_{split}"].reshape(-1, 784), stored[f"y_{split}"]
+    for folder in _hugging_face_folders(name):
+        places.append(folder)
+        found = _hugging_face(folder, split)
+        if found is not None:
+            return found
     if download:
         return _download(name, split)
     raise FileNotFoundError(
         f"{name}: expected {_expected(name, split)} in one of "
-        f"{', '.join(map(str, [*places, keras] if name == 'mnist' else places))}; put the file "
+        f"{', '.join(map(str, places))}; put the file "
         f"into a folder {name} below the one that {DATA_DIR_VARIABLE} names, or pass download=True"
     )
 
@@ -128,6 +144,71 @@ def _folders(name: str) -> Iterator[Path]:
     for root in (Path("data"), Path.home() / ".cache" / "torchvision", Path.home() / "data"):
         yield root / known.torchvision
     yield _DEBIAN / name
+    if not known.keras.endswith(".npz"):
+        yield _keras_folder() / known.keras
+
+
+def _keras_folder() -> Path:
+    given = os.environ.get("KERAS_HOME")
+    return (Path(given) if given else Path.home() / ".keras") / "datasets"
+
+
+def _hugging_face_folders(name: str) -> tuple[Path, Path]:
+    """Return the set's folder in the cache of the hub and in that of the library datasets."""
+    given = os.environ.get("HF_HOME")
+    home = Path(given) if given else Path.home() / ".cache" / "huggingface"
+    hub = Path(os.environ.get("HF_HUB_CACHE") or home / "hub")
+    prepared = Path(os.environ.get("HF_DATASETS_CACHE") or home / "datasets")
+    repository = _IMAGE_SETS[name].hugging_face
+    return (
+        hub / f"datasets--{repository.replace('/', '--')}" / "snapshots",
+        prepared / repository.replace("/", "___"),
+    )
+
+
+def _hugging_face(folder: Path, split: str) -> tuple[Array, Array] | None:
+    """Read Parquet or Arrow files of PNG images; of several revisions the newest."""
+    files = [
+        *folder.rglob(f"{split}-*.parquet"),
+        *folder.rglob(f"*-{split}.arrow"),
+        *folder.rglob(f"*-{split}-*.arrow"),
+    ]
+    if not files:
+        return None
+    newest = max(files, key=lambda path: path.stat().st_mtime_ns).parent
+    shards = sorted(path for path in files if path.parent == newest)
+    count = shards[0].stem.rpartition("-of-")[2] if "-of-" in shards[0].stem else "1"
+    if not count.isdigit() or int(count) != len(shards):
+        raise ValueError(f"{newest}: expected {count} files of {split}, got {len(shards)}")
+    image = optional_module("PIL.Image", "data")
+    pixels, labels = [], []
+    for shard in shards:
+        table = _hugging_face_table(shard)
+        column = "image" if "image" in table.column_names else "img"
+        if not {column, "label"} <= set(table.column_names):
+            raise ValueError(
+                f"{shard}: expected columns image or img, and label, got {table.column_names}"
+            )
+        for row, value in enumerate(table[column]):
+            try:
+                decoded = np.asarray(image.open(io.BytesIO(value["bytes"].as_py())))
+            except Exception as error:  # a damaged image may raise anything
+                raise ValueError(f"{shard}: row {row} holds no readable image") from error
+            # Colours as three planes, as CIFAR's own files have them.
+            pixels.append((decoded.transpose(2, 0, 1) if decoded.ndim == 3 else decoded).ravel())
+        labels.append(table["label"].to_numpy())
+    return np.stack(pixels), np.concatenate(labels)
+
+
+def _hugging_face_table(shard: Path) -> Any:
+    arrow = optional_module("pyarrow", "arrow")
+    try:
+        if shard.suffix == ".parquet":
+            return optional_module("pyarrow.parquet", "arrow").read_table(shard)
+        with arrow.memory_map(str(shard)) as content:
+            return optional_module("pyarrow.ipc", "arrow").open_stream(content).read_all()
+    except (arrow.ArrowInvalid, OSError) as error:
+        raise ValueError(f"{shard}: truncated or damaged ({error})") from error
 
 
 def _existing(folder: Path, stems: tuple[str, ...]) -> File | None:

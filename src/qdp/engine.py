@@ -537,21 +537,25 @@ def fidelity_kernel(states_a: Any, states_b: Any = None) -> Any:
 
         return autograd.fidelity_kernel(states_a, states_b)
     dtype = np.result_type(left, right)
-    kernel = np.zeros(0, dtype).real
-    n_bytes = len(left) * len(right) * kernel.itemsize
+    real = np.zeros(0, dtype).real.dtype
     memory.require_memory(
-        2 * n_bytes, f"{len(left)} x {len(right)} overlaps", "compute the kernel in blocks of rows"
+        2 * len(left) * len(right) * real.itemsize,
+        f"{len(left)} x {len(right)} overlaps",
+        "compute the kernel in blocks of rows",
     )
-    kernel = np.empty((len(left), len(right)), kernel.dtype)
-    if dtype.kind != "c":
-        np.matmul(left, right.T, out=kernel)
-        return library.from_numpy(np.square(kernel, out=kernel))
+    kernel = np.empty((len(left), len(right)), real)
+    core = arrays.extension()
+    if core is not None:
+        rows = np.ascontiguousarray(left, dtype)
+        core.overlaps(rows, rows if right is left else np.ascontiguousarray(right, dtype), kernel)
+        return library.from_numpy(kernel)
     step = max(64, 2**24 // (dtype.itemsize * max(left.shape[1], len(right))))
     for start in range(0, len(left), step):
         part = slice(start, start + step)
         overlaps = left[part].conj() @ right.T
         np.square(overlaps.real, out=kernel[part])
-        kernel[part] += np.square(overlaps.imag)
+        if dtype.kind == "c":
+            kernel[part] += np.square(overlaps.imag)
     return library.from_numpy(kernel)
 
 

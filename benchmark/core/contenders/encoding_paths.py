@@ -243,11 +243,13 @@ class NumpyEncoder(Encoder):
         self.run(min(1, len(self.features)))
 
     def encode(self, rows: int) -> Array:
-        """Encode block by block; columns beyond the features stay zero."""
+        """Encode block by block, whatever the array held before, as qdp.encode must."""
         out = self.out[:rows]
         features = self.features[:rows]
         if self.case.encoding == "amplitude":
-            amplitude_with(np, features, out[:, : features.shape[1]])
+            width = features.shape[1]
+            amplitude_with(np, features, out[:, :width])
+            out[:, width:] = 0
         else:
             WITH_LIBRARY[self.case.encoding](np, features, out)
         return out
@@ -273,10 +275,12 @@ class TorchEncoder(NumpyEncoder):
         self.run(min(1, len(self.features)))
 
     def encode(self, rows: int) -> Array:
-        """Encode block by block; columns beyond the features stay zero."""
+        """Encode block by block, whatever the tensor held before."""
         features, out = (tensor[:rows] for tensor in self.tensors)
         if self.case.encoding == "amplitude":
-            amplitude_with(self.torch, features, out[:, : features.shape[1]])
+            width = features.shape[1]
+            amplitude_with(self.torch, features, out[:, :width])
+            out[:, width:] = 0
         else:
             WITH_LIBRARY[self.case.encoding](self.torch, features, out)
         return self.out[:rows]

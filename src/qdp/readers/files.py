@@ -10,6 +10,7 @@ from __future__ import annotations
 import gzip
 import importlib
 import io
+import mmap
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
@@ -105,6 +106,14 @@ class File:
             return gzip.decompress(content)
         except (OSError, EOFError, zlib.error) as error:
             raise ValueError(f"{self.path}: truncated or damaged gzip file ({error})") from error
+
+    def view(self) -> bytes | memoryview:
+        """Return the content, mapped where it is local and not packed, else as ``read`` does."""
+        if self.local is not None:
+            with self.local.open("rb") as stream:
+                if stream.read(2) != _GZIP_MAGIC:
+                    return memoryview(mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ))
+        return self.read()
 
     def stream(self) -> Any:
         """Return the place itself if it is local, else a seekable stream over its bytes."""

@@ -34,7 +34,7 @@ _PICKLE_NAMES = {
 }
 
 
-def parse_idx(content: bytes, name: str, dimensions: int | None = None) -> Array:
+def parse_idx(content: bytes | memoryview, name: str, dimensions: int | None = None) -> Array:
     """Return the array in the bytes of an unpacked IDX file, of any of its six types.
 
     With ``dimensions`` it must be unsigned bytes with so many of them.
@@ -72,7 +72,7 @@ def parse_idx(content: bytes, name: str, dimensions: int | None = None) -> Array
     return values.astype(dtype.newbyteorder("="), copy=False)
 
 
-def parse_cifar(content: bytes, name: str) -> tuple[Array, Array]:
+def parse_cifar(content: bytes | memoryview, name: str) -> tuple[Array, Array]:
     """Return pixels (rows, 3072) uint8 and labels (rows,) of a CIFAR-10 binary batch.
 
     Raises:
@@ -141,13 +141,13 @@ def parse_cifar_pickle(content: bytes, name: str) -> tuple[Array, Array]:
 
 
 def read_idx(file: File, dimensions: int | None = None) -> Array:
-    """Return the array in an IDX file, packed with gzip or not."""
-    return parse_idx(file.read(), file.path, dimensions)
+    """Return the array in an IDX file, packed with gzip or not; plain bytes stay mapped."""
+    return parse_idx(file.view(), file.path, dimensions)
 
 
 def read_cifar(file: File) -> tuple[Array, Array]:
     """Return pixels and labels of a CIFAR batch, binary or pickled, as its first byte tells."""
-    content = file.read()
+    content = file.view()
     if content[:1] == b"\x80" or not file.path.removesuffix(".gz").endswith(".bin"):
-        return parse_cifar_pickle(content, file.path)
+        return parse_cifar_pickle(bytes(content), file.path)
     return parse_cifar(content, file.path)

@@ -243,9 +243,13 @@ class TableSource(CheckedSource):
             features, nulls = self._lists(batch.column(0), row)
         else:
             features = np.empty((n_rows, self.n_features), self._stored_dtype(batch))
-            nulls = np.zeros(features.shape, bool)
+            nulls = None
             for index in range(self.n_features):
-                features[:, index], nulls[:, index] = self._numbers(batch.column(index))
+                features[:, index], missing = self._numbers(batch.column(index))
+                if missing is not None:
+                    if nulls is None:
+                        nulls = np.zeros(features.shape, bool)
+                    nulls[:, index] = missing
         labels = None
         if self.label_values is not None:
             labels = self.label_values[first : first + n_rows]
@@ -262,19 +266,22 @@ class TableSource(CheckedSource):
             )
         )
 
-    def _numbers(self, column: Any) -> tuple[Array, Array]:
-        """Return values and nulls of an array of numbers; a null's value is zero."""
+    def _numbers(self, column: Any) -> tuple[Array, Array | None]:
+        """Return values and nulls (None: there are none) of numbers; a null's value is zero.
+
+        Values are a view of Arrow's own memory where it has no nulls.
+        """
         if self._pyarrow.types.is_null(column.type):
             return np.zeros(len(column)), np.ones(len(column), bool)
+        if not column.null_count:
+            return column.to_numpy(zero_copy_only=False), None
         nulls = np.asarray(column.is_null().to_numpy(zero_copy_only=False))
-        if column.null_count:
-            value = False if self._pyarrow.types.is_boolean(column.type) else 0
-            column = column.fill_null(self._pyarrow.scalar(value, type=column.type))
+        value = False if self._pyarrow.types.is_boolean(column.type) else 0
+        column = column.fill_null(self._pyarrow.scalar(value, type=column.type))
         return column.to_numpy(zero_copy_only=False), nulls
 
-    def _lists(self, column: Any, row: int) -> tuple[Array, Array]:
+    def _lists(self, column: Any, row: int) -> tuple[Array, Array | None]:
         lengths = self._pyarrow.compute.list_value_length(column)
-        known = np.asarray(column.is_valid().to_numpy(zero_copy_only=False))
         sizes = lengths.fill_null(self.n_features).to_numpy(zero_copy_only=False)
         wrong = np.flatnonzero(sizes != self.n_features)
         if len(wrong):
@@ -283,10 +290,16 @@ class TableSource(CheckedSource):
                 f"at row {row + wrong[0]}"
             )
         values, inner = self._numbers(column.drop_null().flatten())
+        values = values.reshape(-1, self.n_features)
+        if inner is not None:
+            inner = inner.reshape(-1, self.n_features)
+        if not column.null_count:
+            return values, inner
+        known = np.asarray(column.is_valid().to_numpy(zero_copy_only=False))
         features = np.zeros((len(column), self.n_features), values.dtype)
         nulls = np.ones(features.shape, bool)
-        features[known] = values.reshape(-1, self.n_features)
-        nulls[known] = inner.reshape(-1, self.n_features)
+        features[known] = values
+        nulls[known] = False if inner is None else inner
         return features, nulls
 
     def _labels(self, column: Any, row: int) -> Array:

@@ -1,0 +1,453 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Where a PennyLane evaluation's time goes, and what batching it brings: roadmap issue 2.
+
+The circuit of the gradient benchmark, <Z0>, on given states. Every way is checked against QDP's
+reference backend before it is timed. Writes one JSON line a measurement with raw times; ``--write``
+puts the tables of the newest record into benchmark/docs/batched_execution.md, ``--check`` compares.
+
+    python -m benchmark.batched_execution --output-dir benchmark/results
+    python -m benchmark.batched_execution --write
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from benchmark.core import environment, records, statistics
+from benchmark.core.cases import GradientCase, amplitudes
+from benchmark.core.command_line import positive_integer
+from benchmark.core.contenders.base import RowProcesses, Task
+from benchmark.core.contenders.pennylane_paths import apply_layers
+
+RESULTS = Path(__file__).resolve().parent / "results"
+DOCUMENT = Path(__file__).resolve().parent / "docs" / "batched_execution.md"
+BEGIN = "<!-- tables: begin, written by benchmark.batched_execution -->"
+END = "<!-- tables: end -->"
+DISTRIBUTIONS = ("pennylane", "pennylane-lightning", "qdp", "numpy")
+TOLERANCE = 1e-10
+N_LAYERS = 2
+
+Record = dict[str, Any]
+Call = Callable[[], Any]
+
+
+class Problem:
+    """One circuit on some states, and the values that every way must give."""
+
+    def __init__(self, n_qubits: int, rows: int) -> None:
+        import qdp
+
+        random = np.random.default_rng(42)
+        self.n_qubits, self.rows = n_qubits, rows
+        self.parameters = random.normal(size=2 * n_qubits * N_LAYERS)
+        real = amplitudes(random.normal(size=(rows, 2**n_qubits)), n_qubits)
+        self.states = real.astype(complex)
+        self.circuit = qdp.ansatz.ry_rz_ladder(n_qubits, N_LAYERS)
+        self.closers: list[Callable[[], None]] = []
+        self.expected = qdp.expectation(
+            self.circuit, self.parameters, self.states, "Z0", backend="reference"
+        )
+
+    @property
+    def case(self) -> GradientCase:
+        """The same as a case of the gradient benchmark, one thread a process."""
+        return GradientCase(
+            self.n_qubits, N_LAYERS, tuple(self.parameters), threads=environment.usable_cpus()
+        )
+
+    def close(self) -> None:
+        """End the threads and processes that ways of running it have started."""
+        for close in self.closers:
+            close()
+
+    def require(self, name: str, values: Any) -> None:
+        """Raise RuntimeError if the values are not the reference's."""
+        found = np.asarray(values, dtype=float).reshape(-1)
+        difference = float(np.abs(found - self.expected[: len(found)]).max())
+        if not difference <= TOLERANCE:
+            raise RuntimeError(f"{name}: expected the reference's values, got {difference} away")
+
+
+def in_turns(calls: Mapping[str, Call], runs: int, least_s: float = 0.02) -> dict[str, list[float]]:
+    """Return the seconds of each call, ``runs`` times in turns, each the mean over ``least_s``."""
+    found: dict[str, list[float]] = {name: [] for name in calls}
+    for _ in range(runs):
+        for name, call in calls.items():
+            start = time.perf_counter()
+            call()
+            once = max(time.perf_counter() - start, 1e-7)
+            inner = max(1, int(least_s / once))
+            start = time.perf_counter()
+            for _ in range(inner):
+                call()
+            found[name].append((time.perf_counter() - start) / inner)
+    return found
+
+
+def quantum_function(problem: Problem, *, prepare: bool = True) -> Callable[..., Any]:
+    """Return the circuit as PennyLane's queue takes it."""
+    import pennylane as qml
+
+    def circuit(state: Any, parameters: Any) -> Any:
+        if prepare:
+            qml.StatePrep(state, wires=range(problem.n_qubits), validate_norm=False)
+        apply_layers(problem.n_qubits, N_LAYERS, parameters)
+        return qml.expval(qml.PauliZ(0))
+
+    return circuit
+
+
+def tape_of(problem: Problem, state: Any, *, prepare: bool = True) -> Any:
+    """Return the circuit's tape."""
+    import pennylane as qml
+
+    with qml.queuing.AnnotatedQueue() as queue:
+        quantum_function(problem, prepare=prepare)(state, problem.parameters)
+    return qml.tape.QuantumScript.from_queue(queue)
+
+
+class Lightning:
+    """Lightning's C++ state vector, driven directly."""
+
+    def __init__(self, problem: Problem) -> None:
+        from pennylane_lightning.lightning_qubit._measurements import LightningMeasurements
+        from pennylane_lightning.lightning_qubit._state_vector import LightningStateVector
+
+        self.holder = LightningStateVector(problem.n_qubits, dtype=np.complex128)
+        self.state = self.holder.state_vector
+        self.measurements = LightningMeasurements(self.holder)
+        tape = tape_of(problem, None, prepare=False)
+        self.gates = [
+            (getattr(self.state, gate.name), list(gate.wires), gate.parameters)
+            for gate in tape.operations
+        ]
+
+    def inject(self, amplitudes_: NDArray[Any]) -> None:
+        """Copy amplitudes into the state vector."""
+        self.state.updateData(amplitudes_)
+
+    def apply(self) -> None:
+        """Apply all gates."""
+        for gate, wires, angles in self.gates:
+            gate(wires, False, angles)
+
+    def measure(self) -> float:
+        """Return <Z0>."""
+        import pennylane as qml
+
+        return float(self.measurements.measurement(qml.expval(qml.PauliZ(0))))
+
+    def value(self, amplitudes_: NDArray[Any]) -> float:
+        """Run the whole circuit on one state."""
+        self.inject(amplitudes_)
+        self.apply()
+        return self.measure()
+
+
+def evaluation_parts(problem: Problem) -> dict[str, Call]:
+    """Question 1: the parts of one evaluation on lightning.qubit."""
+    import pennylane as qml
+
+    device = qml.device("lightning.qubit", wires=problem.n_qubits)
+    node = qml.QNode(quantum_function(problem), device, diff_method=None)
+    state, parameters = problem.states[0], problem.parameters
+    problem.require("QNode", node(state, parameters))
+    tape = tape_of(problem, state)
+    config = device.setup_execution_config(circuit=tape)
+    program = device.preprocess_transforms(config)
+    (ready,), _ = program((tape,))
+    problem.require("device.execute", device.execute((ready,), config))
+    direct = Lightning(problem)
+    problem.require("C++", direct.value(state))
+
+    def make() -> Any:
+        fresh = qml.device("lightning.qubit", wires=problem.n_qubits)
+        return qml.QNode(quantum_function(problem), fresh, diff_method=None)
+
+    def configure() -> Any:
+        return device.preprocess_transforms(device.setup_execution_config(circuit=tape))
+
+    return {
+        "making device and QNode (once)": make,
+        "QNode call, all of it": lambda: node(state, parameters),
+        "building the tape": lambda: tape_of(problem, state),
+        "execution config and transform program": configure,
+        "device transforms (validate, decompose, ...)": lambda: program((tape,)),
+        "device.execute of the ready tape": lambda: device.execute((ready,), config),
+        "C++: setting the state": lambda: direct.inject(state),
+        "C++: all gates": direct.apply,
+        "C++: the expectation value": direct.measure,
+    }
+
+
+def state_preparation(problem: Problem) -> dict[str, Call]:
+    """Question 3: StatePrep against putting the amplitudes into the state vector."""
+    import pennylane as qml
+
+    device = qml.device("lightning.qubit", wires=problem.n_qubits)
+    state = problem.states[0]
+    ready = []
+    for prepare in (True, False):
+        tape = tape_of(problem, state, prepare=prepare)
+        config = device.setup_execution_config(circuit=tape)
+        (one,), _ = device.preprocess_transforms(config)((tape,))
+        ready.append((one, config))
+    direct = Lightning(problem)
+    target = np.empty_like(state)
+    return {
+        "device.execute with StatePrep": lambda: device.execute((ready[0][0],), ready[0][1]),
+        "device.execute without it": lambda: device.execute((ready[1][0],), ready[1][1]),
+        "updateData of Lightning's state vector": lambda: direct.inject(state),
+        "a copy of the amplitudes by NumPy": lambda: np.copyto(target, state),
+    }
+
+
+def batches(problem: Problem) -> dict[str, Call]:
+    """Question 2 and the approaches: many states at once, each a whole batch a call."""
+    import pennylane as qml
+
+    import qdp
+
+    states, parameters = problem.states, problem.parameters
+    found: dict[str, Call] = {}
+    for name in ("default.qubit", "lightning.qubit"):
+        device = qml.device(name, wires=problem.n_qubits)
+        node = qml.QNode(quantum_function(problem), device, diff_method=None)
+        found[f"{name}: a QNode call a state"] = lambda node=node: [
+            node(state, parameters) for state in states
+        ]
+        found[f"{name}: one call, states broadcast"] = lambda node=node: node(states, parameters)
+    lightning = qml.device("lightning.qubit", wires=problem.n_qubits)
+
+    @qml.transform
+    def one_tape_a_state(tape: Any) -> Any:
+        (first, *others) = tape.operations
+        tapes = [
+            tape.copy(
+                operations=[qml.StatePrep(state, wires=first.wires, validate_norm=False), *others]
+            )
+            for state in np.atleast_2d(first.parameters[0])
+        ]
+        return tapes, np.array
+
+    batched = one_tape_a_state(qml.QNode(quantum_function(problem), lightning, diff_method=None))
+    found["lightning.qubit: qml.transform, a tape a state"] = lambda: batched(states, parameters)
+    n_threads = environment.usable_cpus()
+    devices = [qml.device("lightning.qubit", wires=problem.n_qubits) for _ in range(n_threads)]
+    nodes = [qml.QNode(quantum_function(problem), one, diff_method=None) for one in devices]
+    pool = ThreadPoolExecutor(n_threads)
+    problem.closers.append(pool.shutdown)
+
+    def share(number: int) -> list[Any]:
+        return [nodes[number](state, parameters) for state in states[number::n_threads]]
+
+    def threaded() -> Any:
+        values = np.empty(problem.rows)
+        for number, part in enumerate(pool.map(share, range(n_threads))):
+            values[number::n_threads] = part
+        return values
+
+    found["lightning.qubit: a device a thread"] = threaded
+    processes = RowProcesses(lightning_values, problem.case, problem.rows, np.complex128)
+    problem.closers.append(processes.close)
+    processes.states[:] = states
+    found["Lightning's C++: a process a core"] = lambda: processes.run(problem.rows)[:, 0]
+    found["QDP: one call"] = lambda: qdp.expectation(problem.circuit, parameters, states, "Z0")
+    for name, call in found.items():
+        problem.require(name, call())
+    return found
+
+
+def lightning_values(case: GradientCase, states: NDArray[Any]) -> Task:
+    """Return a task that writes <Z0> of each row into the first column."""
+    problem = Problem(case.n_qubits, 1)
+    problem.parameters = np.array(case.parameters)
+    direct = Lightning(problem)
+
+    def task(start: int, stop: int) -> NDArray[np.float64]:
+        values = np.zeros((stop - start, case.n_parameters))
+        values[:, 0] = [direct.value(states[row]) for row in range(start, stop)]
+        return values
+
+    return task
+
+
+def measure(qubits: Sequence[int], rows: Sequence[int], runs: int) -> Iterator[Record]:
+    """Yield all measurements, the ways of each question in turns."""
+
+    def lines(question: str, n_qubits: int, count: int, calls: Mapping[str, Call]) -> Any:
+        for name, seconds in in_turns(calls, runs).items():
+            yield {
+                "record": "measurement",
+                "question": question,
+                "what": name,
+                "n_qubits": n_qubits,
+                "rows": count,
+                "seconds": seconds,
+            }
+
+    for n_qubits in qubits:
+        single = Problem(n_qubits, 1)
+        yield from lines("parts", n_qubits, 1, evaluation_parts(single))
+        yield from lines("preparation", n_qubits, 1, state_preparation(single))
+        for count in rows:
+            problem = Problem(n_qubits, count)
+            try:
+                yield from lines("batches", n_qubits, count, batches(problem))
+            finally:
+                problem.close()
+
+
+def interface_facts() -> Record:
+    """Return what the installed PennyLane still has of the roadmap's interfaces.
+
+    And how many tapes Lightning's own preprocessing makes of a batch of three states.
+    """
+    import pennylane as qml
+
+    problem = Problem(2, 3)
+    tape = tape_of(problem, problem.states)
+    device = qml.device("lightning.qubit", wires=2)
+    config = device.setup_execution_config(circuit=tape)
+    tapes, _ = device.preprocess_transforms(config)((tape,))
+    return {
+        "tapes_of_three_states": len(tapes),
+        "record": "interfaces",
+        "batch_transform": hasattr(qml, "batch_transform"),
+        "transform": hasattr(qml, "transform"),
+        "batch_input": hasattr(qml, "batch_input"),
+        "broadcast_expand": hasattr(qml.transforms, "broadcast_expand"),
+    }
+
+
+def us(line: Mapping[str, Any], per: int = 1) -> str:
+    """Return microseconds with their interval."""
+    found = statistics.estimate([1e6 * seconds / per for seconds in line["seconds"]])
+    return f"{found.median:.4g} ({found.low:.4g} to {found.high:.4g})"
+
+
+def tables(path: Path) -> str:
+    """Return the document's tables, from one record."""
+    lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    run = lines[0]
+    measured = [line for line in lines if line["record"] == "measurement"]
+    facts = next(line for line in lines if line["record"] == "interfaces")
+    versions = ", ".join(f"{name} {version}" for name, version in run["versions"].items())
+    text = [
+        f"From [{path.name}](../results/{path.name}): {run['cpu']}, "
+        f"{run['cpus_usable']} cores, commit {str(run['git']['commit'])[:10]}; {versions}. "
+        "Microseconds, median and 95 % interval.",
+        "",
+    ]
+
+    def table(title: str, question: str, sizes: Sequence[tuple[int, int]]) -> None:
+        head = ["what", *(f"n = {n}" + (f", {rows} rows" if rows > 1 else "") for n, rows in sizes)]
+        text.extend([f"**{title}**", ""])
+        rows_of: dict[str, list[str]] = {}
+        for n_qubits, rows in sizes:
+            for line in measured:
+                if (line["question"], line["n_qubits"], line["rows"]) == (question, n_qubits, rows):
+                    rows_of.setdefault(line["what"], []).append(us(line, rows))
+        text.append("| " + " | ".join(head) + " |")
+        text.append("| " + " | ".join(["---"] * len(head)) + " |")
+        text.extend("| " + " | ".join([what, *cells]) + " |" for what, cells in rows_of.items())
+        text.append("")
+
+    qubits = sorted({line["n_qubits"] for line in measured})
+    table("One evaluation on lightning.qubit", "parts", [(n, 1) for n in qubits])
+    rest = []
+    for n_qubits in qubits:
+        median = {
+            line["what"]: 1e6 * statistics.median(line["seconds"])
+            for line in measured
+            if line["question"] == "parts" and line["n_qubits"] == n_qubits
+        }
+        compiled = sum(value for name, value in median.items() if name.startswith("C++"))
+        whole = median["QNode call, all of it"]
+        rest.append(f"{whole - compiled:.4g} of {whole:.4g} at n = {n_qubits}")
+    text += [f"Outside the C++ lines, in Python: {', '.join(rest)} microseconds.", ""]
+    table("StatePrep against direct injection", "preparation", [(n, 1) for n in qubits])
+    counts = sorted({line["rows"] for line in measured if line["question"] == "batches"})
+    for n_qubits in qubits:
+        table(
+            f"Batches, a state's share of the call, {n_qubits} qubits",
+            "batches",
+            [(n_qubits, rows) for rows in counts],
+        )
+    there = {True: "there", False: "gone"}
+    text.append(
+        "Interfaces of this PennyLane: "
+        + ", ".join(
+            f"`{name}` {there[facts[name]]}"
+            for name in ("batch_transform", "batch_input", "transform", "broadcast_expand")
+        )
+        + f". Lightning's preprocessing makes {facts['tapes_of_three_states']} tapes of a batch of "
+        "3 states."
+    )
+    return "\n".join(text)
+
+
+def with_tables(document: str, content: str) -> str:
+    """Return the document with what stands between the markers replaced."""
+    before, rest = document.split(BEGIN)
+    _, after = rest.split(END)
+    return f"{before}{BEGIN}\n\n{content}\n\n{END}{after}"
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Measure and record, or write or check the document."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--output-dir", type=Path, default=Path("results"))
+    parser.add_argument("--runs", type=positive_integer, default=10)
+    parser.add_argument("--n-qubits", type=positive_integer, nargs="+", default=[10, 12])
+    parser.add_argument("--rows", type=positive_integer, nargs="+", default=[1, 10, 100])
+    parser.add_argument("--write", action="store_true", help="write the document's tables")
+    parser.add_argument("--check", action="store_true", help="exit status 1 if they would change")
+    options = parser.parse_args(arguments)
+    if options.write or options.check:
+        taken = sorted(RESULTS.glob("batched_execution_*.jsonl"))
+        if not taken:
+            parser.error(
+                f"expected a record in {RESULTS.name}, got none; measure first, with --output-dir"
+            )
+        newest = taken[-1]
+        document = DOCUMENT.read_text(encoding="utf-8")
+        wanted = with_tables(document, tables(newest))
+        if options.check:
+            return int(wanted != document)
+        records.atomic_write(DOCUMENT, wanted.encode())
+        return 0
+    started = datetime.now()
+    lines: list[Record] = [
+        {
+            "record": "run",
+            "started": started.isoformat(timespec="seconds"),
+            "versions": environment.versions(DISTRIBUTIONS),
+            **environment.describe(),
+        },
+        interface_facts(),
+    ]
+    for line in measure(options.n_qubits, options.rows, options.runs):
+        lines.append(line)
+        where = f"n = {line['n_qubits']}, {line['rows']} rows"
+        print(f"{where:22s}{line['what']:52s}{us(line, line['rows'])} us", flush=True)
+    path = records.output_stem(options.output_dir, started, "batched_execution")
+    content = "".join(json.dumps(line) + "\n" for line in lines)
+    records.atomic_write(path.with_suffix(".jsonl"), content.encode())
+    print(f"Saved: {path}.jsonl")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,224 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The published report: every number has a record, the same records give the same bytes, and the
+page works in a real browser."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from benchmark import __main__ as command_line
+from benchmark.core import document, published, records
+from benchmark.core.document import Book, Chart, Code, Heading, Series, Table, Text
+
+RESULTS = command_line.RESULTS
+pytest.importorskip("matplotlib")
+
+
+def require(name: str, found: bool, reason: str) -> None:
+    """Skip where something is missing, or fail where QDP_REQUIRE asks for it."""
+    if not found:
+        if name in os.environ.get("QDP_REQUIRE", "").split(","):
+            pytest.fail(reason)
+        pytest.skip(reason)
+
+
+def test_the_report_is_what_the_records_give(capsys):
+    assert command_line.main(["report", "--check"]) == 0, capsys.readouterr().err
+
+
+def test_every_number_has_a_record():
+    masked = document.markdown(published.blocks(RESULTS, Book(masked=True)))
+    assert document.MASK in masked
+    assert document.prose_digits(masked) == [], "numbers that no record is cited for"
+
+
+def test_a_number_without_a_record_is_noticed(monkeypatch):
+    def invented(library):
+        return [Text("QDP is 1000 times as fast.")]
+
+    monkeypatch.setattr(published, "conclusions", invented)
+    masked = document.markdown(published.blocks(RESULTS, Book(masked=True)))
+    assert document.prose_digits(masked) == ["QDP is 1000 times as fast."]
+
+
+def test_citations_lead_to_the_line_and_figure():
+    book = Book()
+    published.blocks(RESULTS, book)
+    checked = 0
+    for citation in book.citations:
+        lines = (RESULTS / citation.file).read_text().splitlines()
+        line = json.loads(lines[citation.line - 1])
+        if citation.field == "total_ms.median" and line["kind"] == "leg":
+            shown = float(citation.text.replace(",", ""))
+            derived = line["derived"]["total_ms"]["median"]
+            per_row = 1e3 * derived / line["n_samples"]
+            assert min(abs(shown / derived - 1), abs(shown / per_row - 1)) < 1e-3
+            checked += 1
+        if citation.field == "rows_per_second":
+            shown = float(citation.text.replace(",", ""))
+            assert shown == pytest.approx(line["derived"]["rows_per_second"], rel=1e-3, abs=0.6)
+            checked += 1
+    assert checked > 20
+
+
+def test_links_and_pictures_are_there():
+    text = command_line.REPORT.read_text(encoding="utf-8")
+    targets = re.findall(r"\]\(([^)]+)\)", text)
+    assert any(target.endswith("gradient_breakdown.png") for target in targets)
+    for target in targets:
+        if not target.startswith("http"):
+            assert (command_line.REPORT.parent / target).exists(), target
+    for heading in (
+        "Executive Summary",
+        "1. Raw Encoding Performance",
+        "2. Parameter-Shift Gradient Performance",
+        "2.1 Configuration",
+        "2.2 Results",
+        "2.3 Time Breakdown",
+        "End-to-End Training",
+        "3. Dataset Impact",
+        "3.1 Synthetic vs MNIST",
+        "4. Scalability Analysis",
+        "4.1 Memory Usage",
+        "4.2 GPU Utilization",
+        "5. Methodology",
+        "5.1 Hardware",
+        "5.2 Software Versions",
+        "5.3 Measurement Protocol",
+        "6. Reproducibility",
+        "6.1 Commands",
+        "6.2 Data Availability",
+        "Recommendations",
+        "When not to use QDP",
+        "7. Conclusions",
+    ):
+        assert re.search(rf"^##+ {re.escape(heading)}", text, re.MULTILINE), heading
+
+
+def test_the_same_records_give_the_same_bytes(tmp_path):
+    for name in ("first", "second"):
+        target = tmp_path / name / "BENCHMARK_REPORT.md"
+        assert command_line.main(["report", "--output", str(target), "--no-page"]) == 0
+    first = sorted((tmp_path / "first").rglob("*.*"))
+    assert len(first) > 5
+    for path in first:
+        twin = tmp_path / "second" / path.relative_to(tmp_path / "first")
+        assert path.read_bytes() == twin.read_bytes(), path.name
+    for path in RESULTS.glob("gradient_benchmark_*.jsonl"):
+        run, legs = records.read_records(path)
+        records.write_csv(tmp_path / "again.csv", run, legs)
+        assert (tmp_path / "again.csv").read_bytes() == path.with_suffix(".csv").read_bytes()
+
+
+def test_an_empty_folder_says_how_to_make_records(tmp_path, capsys):
+    arguments = ["report", "--records", str(tmp_path), "--output", str(tmp_path / "report.md")]
+    assert command_line.main(arguments) == 2
+    assert "python -m benchmark run --quick" in capsys.readouterr().err
+
+
+BLOCKS = [
+    Heading(1, "Title"),
+    Heading(2, "1. First part"),
+    Text("Some `code < x`, **bold** and a [link](there.md)."),
+    Table(["Name", "Number"], [["b", "10"], ["a", "9"], ["c", "1,100"]]),
+    Code("make test"),
+    Chart(
+        "lines",
+        "Lines",
+        "x",
+        "y",
+        [Series("one", [1, 2, 4], [1.0, 2.0, 3.0], [0.5] * 3, [4.0] * 3)],
+    ),
+    Chart(
+        "bars",
+        "Bars",
+        "",
+        "ms",
+        [Series("s", ["p", "q"], [1.0, 2.0]), Series("t", ["p", "q"], [2.0, 1.0])],
+        bars=True,
+        log_y=False,
+    ),
+]
+
+
+def test_markdown_of_each_block():
+    text = document.markdown(BLOCKS)
+    assert text.startswith("# Title\n\n## 1. First part\n\nSome `code < x`, **bold**")
+    assert "| Name | Number |\n| --- | --- |\n| b | 10 |" in text
+    assert "```bash\nmake test\n```" in text
+    assert "![Lines](./results/lines.png)" in text
+
+
+def test_pictures_of_charts(tmp_path):
+    from matplotlib import image
+
+    for block in BLOCKS:
+        if isinstance(block, Chart):
+            document.draw(block, tmp_path / "chart.png")
+            pixels = image.imread(tmp_path / "chart.png")
+            assert pixels.shape[0] > 300
+            # Something is drawn in colour.
+            colour = np.abs(pixels[..., 0] - pixels[..., 2]) > 0.2
+            assert colour.sum() > 500
+
+
+def opened(path: Path):
+    """Return a headless browser with the page open."""
+    from selenium import webdriver
+    from selenium.webdriver.chrome.service import Service
+
+    options = webdriver.ChromeOptions()
+    options.binary_location = shutil.which("chromium")
+    for argument in ("--headless=new", "--no-sandbox", "--disable-gpu", "--window-size=1200,1600"):
+        options.add_argument(argument)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    service = Service(shutil.which("chromedriver"))
+    browser = webdriver.Chrome(options=options, service=service)
+    browser.get(path.as_uri())
+    return browser
+
+
+@pytest.mark.parametrize("whole", [False, True])
+def test_the_page_in_a_browser(tmp_path, whole):
+    there = bool(shutil.which("chromium") and shutil.which("chromedriver"))
+    require("browser", there, "needs chromium and chromedriver")
+    pytest.importorskip("selenium")
+    blocks = published.blocks(RESULTS, Book()) if whole else BLOCKS
+    path = tmp_path / "page.html"
+    path.write_text(document.page(blocks, "A page"), encoding="utf-8")
+    assert not re.search(r'(src|href)="https?://', path.read_text()[:2000]), "self-contained"
+    charts = [block for block in blocks if isinstance(block, Chart)]
+    browser = opened(path)
+    try:
+        assert browser.title == "A page"
+        for chart in charts:
+            element = browser.find_element("css selector", f"#chart-{chart.name} .main-svg")
+            assert element.size["height"] > 200, chart.name
+            drawn = browser.execute_script(
+                "return document.getElementById(arguments[0]).querySelectorAll("
+                "'.scatterlayer .trace, .barlayer .trace').length",
+                f"chart-{chart.name}",
+            )
+            assert drawn == len(chart.series), chart.name
+        if not whole:
+            head = browser.find_elements("css selector", "th")[1]
+
+            def cells():
+                rows = browser.find_elements("css selector", "tbody tr td:last-child")
+                return [cell.text for cell in rows]
+
+            head.click()
+            assert cells() == ["9", "10", "1,100"]
+            head.click()
+            assert cells() == ["1,100", "10", "9"]
+        errors = [line for line in browser.get_log("browser") if line["level"] == "SEVERE"]
+        assert errors == []
+    finally:
+        browser.quit()
