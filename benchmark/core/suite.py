@@ -112,6 +112,8 @@ FULL: tuple[Step, ...] = (
     ),
     Step("engine-rates", "benchmark.engine_rates", ""),
     Step("encoding-rates", "benchmark.encoding_rates", ""),
+    Step("batched-execution", "benchmark.batched_execution", ""),
+    Step("cost-model", "benchmark.cost_model", ""),
     Step("plan-choice", "benchmark.plan_choice", ""),
 )
 
