@@ -326,6 +326,67 @@ def measure_stream(kind: str, path: Path, features: Array, sizes: Sizes, runs: i
     return found
 
 
+def anonymous_bytes() -> int | None:
+    """Return the anonymous memory of this process: not the pages of mapped files."""
+    try:
+        lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return None
+    return next(
+        (int(line.split()[1]) * 1024 for line in lines if line.startswith("RssAnon:")), None
+    )
+
+
+def write_large(path: Path, n_bytes: int, width: int) -> int:
+    """Write a .npy of about ``n_bytes``, one random block over and over; return its rows."""
+    block = np.random.default_rng(42).normal(size=(2**26 // (8 * width), width))
+    rows = max(1, n_bytes // block.nbytes) * len(block)
+    with path.open("wb") as file:
+        header = {"descr": "<f8", "fortran_order": False, "shape": (rows, width)}
+        np.lib.format.write_array_header_1_0(file, header)
+        for _ in range(rows // len(block)):
+            block.tofile(file)
+    return rows
+
+
+def stream_large(path: Path, chunk_rows: int, n_qubits: int) -> tuple[float, int | None, int]:
+    """Stream a file to states; return seconds, peak anonymous bytes and rows."""
+    out = np.empty((chunk_rows, 2**n_qubits), complex)
+    peak, rows = anonymous_bytes(), 0
+    start = time.perf_counter()
+    for states in stream(path, out):
+        rows += len(states)
+        now = anonymous_bytes()
+        peak = None if peak is None or now is None else max(peak, now)
+    return time.perf_counter() - start, peak, rows
+
+
+def measure_large(gib: float, folder: Path) -> Record:
+    """Stream a file of that many GiB at n = 12 in a process of its own; return the record."""
+    path = folder / "large.npy"
+    rows = write_large(path, int(gib * 2**30), 2**12)
+    try:
+        seconds, peak, streamed = in_fresh_process(stream_large, path, 1024, 12)
+        size = path.stat().st_size
+    finally:
+        path.unlink()
+    if streamed != rows:
+        raise RuntimeError(f"large stream: expected {rows} rows, got {streamed}")
+    return {
+        "record": "large-stream",
+        "format": "npy",
+        "contender": "stream",
+        "n_qubits": 12,
+        "chunk_rows": 1024,
+        "rows": rows,
+        "file_bytes": size,
+        "seconds": [seconds],
+        "us_per_row": 1e6 * seconds / rows,
+        "us_per_row_interval": [1e6 * seconds / rows] * 2,
+        "peak_anonymous_bytes": peak,
+    }
+
+
 def measure_cache(path: Path, features: Array, sizes: Sizes, runs: int) -> list[Record]:
     """Time a verified re-read of an entry, and a hit to its first batch; return the records."""
     n_qubits = sizes.stream_qubits
@@ -443,6 +504,9 @@ def words(line: Record) -> str:
     )
     if "bytes_per_s" in line:
         text += f" {line['bytes_per_s'] / 1e9:6.2f} GB/s"
+    if line.get("peak_anonymous_bytes"):
+        text += f" {line['file_bytes'] / 2**30:.1f} GiB through "
+        text += f"{line['peak_anonymous_bytes'] / 2**20:.0f} MiB"
     if "fraction_of_ideal" in line:
         text += f" {line['fraction_of_ideal']:.0%} of the ideal"
     return text
@@ -454,6 +518,12 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--output-dir", type=Path, default=Path("results"))
     parser.add_argument("--runs", type=int, default=9)
     parser.add_argument("--quick", action="store_true", help="small sizes; to try the script")
+    parser.add_argument(
+        "--stream-gib",
+        type=float,
+        default=0.0,
+        help="also stream a file of so many GiB, written to the folder of temporary files",
+    )
     options = parser.parse_args(arguments)
     if options.runs < 1:
         parser.error(f"--runs: expected at least 1, got {options.runs}")
@@ -462,9 +532,13 @@ def main(arguments: list[str] | None = None) -> int:
     run = {"record": "run", "started": started.isoformat(), "quick": options.quick}
     lines = [{**run, "versions": versions, **environment.describe()}]
     with tempfile.TemporaryDirectory() as folder:
-        for line in measure(QUICK if options.quick else FULL, options.runs, Path(folder)):
+        sizes = QUICK if options.quick else FULL
+        for line in measure(sizes, options.runs, Path(folder)):
             lines.append(line)
             print(words(line), flush=True)
+        if options.stream_gib:
+            lines.append(measure_large(options.stream_gib, Path(folder)))
+            print(words(lines[-1]), flush=True)
     path = records.output_stem(options.output_dir, started, "encoding_rates")
     path = path.with_suffix(".jsonl")
     content = "".join(json.dumps(line) + "\n" for line in lines)

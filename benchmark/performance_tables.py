@@ -212,6 +212,12 @@ def encoding_rates(path: Path, lines: Sequence[Mapping[str, Any]]) -> list[str]:
         ]
         for line in of_kind("stream")
     ]
+    large = [
+        f"A `.npy` file of {line['file_bytes'] / 2**30:.1f} GiB to states of n = "
+        f"{line['n_qubits']}: {line['us_per_row']:.4g} us a row, at most "
+        f"{line['peak_anonymous_bytes'] / 2**20:.0f} MiB of anonymous memory.\n"
+        for line in of_kind("large-stream")
+    ]
     caches = [
         [
             line["contender"],
@@ -254,6 +260,7 @@ def encoding_rates(path: Path, lines: Sequence[Mapping[str, Any]]) -> list[str]:
         "",
         *table(["format", "rows", "what", "us a row", "of the ideal", "peak MiB"], streams),
         "",
+        *large,
         "### The state cache",
         "",
         "Every file is checked before its rows are handed out; a hit opens the source and the "
@@ -330,6 +337,63 @@ def goals(results: Path = RESULTS) -> str:
     return "\n".join([*table(head, lines), ""])
 
 
+def data_plane_goals(results: Path = RESULTS) -> str:
+    """Return the table of the data plane's goals, from the newest benchmark.encoding_rates."""
+    path = sorted(results.glob("encoding_rates_*.jsonl"))[-1]
+    lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+    def best_rival(own: Mapping[str, Any], *same: str) -> Mapping[str, Any]:
+        rivals = [
+            line
+            for line in lines
+            if line["record"] == own["record"]
+            and not line["contender"].startswith("qdp")
+            and all(line[name] == own[name] for name in same)
+        ]
+        return min(rivals, key=lambda line: line["us_per_row"])
+
+    def verdict(reached: bool) -> str:
+        return "reached" if reached else "missed"
+
+    triad = max(
+        rate
+        for line in lines
+        if line["record"] == "machine"
+        for rate in line["triad_bytes_per_s"].values()
+    )
+    rows = []
+    for line in lines:
+        if line["record"] == "encoding" and line["contender"] == "qdp" and line["n_qubits"] >= 12:
+            what = f"{line['encoding']}, n = {line['n_qubits']}"
+            if line["encoding"] == "amplitude":
+                share = line["bytes_per_s"] / triad
+                goal = "80 % of the best triad"
+                rows.append([what, goal, f"{share:.0%}", verdict(share >= 0.8)])
+                continue
+            times = {"angle": 10, "iqp-embedding": 25}[line["encoding"]]
+            rival = best_rival(line, "encoding", "n_qubits")
+            reached = rival["us_per_row"] / line["us_per_row"] >= times
+            goal = f"{times} times the best rival ({rival['contender']})"
+            rows.append([what, goal, time_over(rival, line), verdict(reached)])
+        if line["record"] == "stream" and "fraction_of_ideal" in line:
+            share = line["fraction_of_ideal"]
+            what = f"{line['format']} to states, n = {line['n_qubits']}"
+            goal = "80 % of reading and then encoding"
+            rows.append([what, goal, f"{share:.0%}", verdict(share >= 0.8)])
+        if line["record"] == "kernel" and line["contender"] == "qdp":
+            rival = best_rival(line, "dtype")
+            share = line["us_per_row"] / rival["us_per_row"]
+            what = f"fidelity kernel, {line['dtype']}, {line['rows']} states"
+            goal = f"at most 0.6 of the time of the fastest ({rival['contender']})"
+            rows.append([what, goal, f"{share:.2f}", verdict(share <= 0.6)])
+        if line["record"] == "large-stream":
+            mib = line["peak_anonymous_bytes"] / 2**20
+            what = f"{line['file_bytes'] / 2**30:.0f} GiB streamed, n = {line['n_qubits']}"
+            goal = "at most 1 GiB of anonymous memory"
+            rows.append([what, goal, f"{mib:.0f} MiB", verdict(mib <= 1024)])
+    return "\n".join([*table(["what", "goal", "measured", ""], rows), ""])
+
+
 def sections(results: Path = RESULTS) -> str:
     """Return all tables, in the order of sizes, comparisons first."""
     text: list[str] = []
@@ -356,7 +420,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--check", action="store_true", help="write nothing, compare")
     options = parser.parse_args(arguments)
     document = DOCUMENT.read_text(encoding="utf-8")
-    wanted = replaced(replaced(document, "goals", goals()), "tables", sections())
+    wanted = replaced(document, "goals", goals())
+    wanted = replaced(wanted, "data plane goals", data_plane_goals())
+    wanted = replaced(wanted, "tables", sections())
     if options.check:
         return int(wanted != document)
     records.atomic_write(DOCUMENT, wanted.encode())

@@ -365,6 +365,12 @@ def losses(library: Library) -> list[Block]:
         ),
         Table(["what", "rival", "goal", "measured", ""], rows),
     ]
+    found.append(
+        Text(
+            "The goals of encoders, file streams, the state cache and the fidelity kernel stand in "
+            "[performance.md](../../docs/performance.md)."
+        )
+    )
     if lost:
         found += [
             Text("Points of the scaling runs at which a rival was faster than QDP:"),

@@ -111,7 +111,7 @@ FULL: tuple[Step, ...] = (
         "--classes all --time-limit 20",
     ),
     Step("engine-rates", "benchmark.engine_rates", ""),
-    Step("encoding-rates", "benchmark.encoding_rates", ""),
+    Step("encoding-rates", "benchmark.encoding_rates", "--stream-gib 20"),
     Step("batched-execution", "benchmark.batched_execution", ""),
     Step("cost-model", "benchmark.cost_model", ""),
     Step("plan-choice", "benchmark.plan_choice", ""),

@@ -157,6 +157,16 @@ def test_the_closed_forms_are_the_embedding_in_every_block(encode, monkeypatch):
     encoding_rates.require_equal("numpy", out, expected)
 
 
+def test_a_large_stream_takes_little_memory(tmp_path):
+    line = encoding_rates.measure_large(0.25, tmp_path)
+    assert line["file_bytes"] > 2**28
+    assert line["rows"] == 2**28 // (8 * 2**12)
+    # The states of a chunk are 64 MiB, and the interpreter with NumPy some tens.
+    if line["peak_anonymous_bytes"] is not None:
+        assert line["peak_anonymous_bytes"] < 2**28
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_runs_below_one_are_refused(capsys):
     with pytest.raises(SystemExit):
         encoding_rates.main(["--runs", "0"])
