@@ -295,8 +295,13 @@ def test_files_that_are_truncated_empty_or_absent(folder, tmp_path, name):
 
 def test_remote_places_go_through_fsspec(folder):
     system = fsspec.filesystem("memory")
-    for name in ("rows.npy", "rows.npz", "rows.csv", "rows.parquet", "rows.arrow", "rows.h5"):
-        system.pipe(f"/bucket/{name}", (folder / name).read_bytes())
+    for name in FORMATS:
+        for path in (folder / name).rglob("*"):
+            if path.is_file():
+                place = path.relative_to(folder).as_posix()
+                system.pipe(f"/bucket/{place}", path.read_bytes())
+        if (folder / name).is_file():
+            system.pipe(f"/bucket/{name}", (folder / name).read_bytes())
         source = qdp.open(f"memory://bucket/{name}", labels=FORMATS[name][1])
         features, labels = read(source)
         np.testing.assert_array_equal(features, ROWS)
