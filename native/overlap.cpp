@@ -59,19 +59,25 @@ class Overlaps {
   // the last one. `turned`: (im, -re) in place of (re, im).
   static void pack(const T* rows, int64_t depth, int64_t first, int64_t end, int64_t k, int64_t n,
                    int64_t panel, bool turned, T* target) {
-    for (int64_t row = 0; row < panel; ++row) {
-      if (first + row >= end) {
-        for (int64_t x = 0; x < n; ++x) target[x * panel + row] = 0;
-        continue;
-      }
-      const T* source = rows + (first + row) * depth + k;
-      if (turned) {
-        for (int64_t x = 0; x < n; x += 2) {
-          target[x * panel + row] = source[x + 1];
-          target[(x + 1) * panel + row] = -source[x];
+    // A few numbers of every row at a time, so that what is written stays in the first-level cache.
+    constexpr int64_t kStep = 16;
+    for (int64_t begin = 0; begin < n; begin += kStep) {
+      const int64_t stop = std::min(n, begin + kStep);
+      for (int64_t row = 0; row < panel; ++row) {
+        T* out = target + row;
+        if (first + row >= end) {
+          for (int64_t x = begin; x < stop; ++x) out[x * panel] = 0;
+          continue;
         }
-      } else {
-        for (int64_t x = 0; x < n; ++x) target[x * panel + row] = source[x];
+        const T* source = rows + (first + row) * depth + k;
+        if (turned) {
+          for (int64_t x = begin; x < stop; x += 2) {
+            out[x * panel] = source[x + 1];
+            out[(x + 1) * panel] = -source[x];
+          }
+        } else {
+          for (int64_t x = begin; x < stop; ++x) out[x * panel] = source[x];
+        }
       }
     }
   }

@@ -4,6 +4,7 @@
 import errno
 import json
 import os
+import pickle
 import random
 import shutil
 import signal
@@ -503,3 +504,65 @@ def test_shifted_values_are_refused_over_a_cache(tmp_path):
         qdp.gradient(
             circuit, np.zeros(4), cache, "Z0", method="parameter-shift", return_shifted=True
         )
+
+
+@pytest.mark.parametrize("in_files", [False, True])
+@pytest.mark.parametrize("storage", ["compact", "complex64"])
+@pytest.mark.parametrize("labels", [np.arange(11) % 3, np.array(["a", "bcd"] * 5 + ["e"])])
+def test_labels_are_kept_with_their_rows(tmp_path, in_files, storage, labels):
+    source = qdp.open(features(), labels=labels)
+    cache = built(tmp_path if in_files else None, source, storage=storage, chunk_rows=4)
+    np.testing.assert_array_equal(cache.labels, labels)
+    assert cache.labels.dtype == labels.dtype
+    np.testing.assert_array_equal(cache.get_all(), built(None, storage=storage).get_all())
+    with pytest.raises(ValueError, match="read-only"):
+        cache.labels[0] = labels[1]
+    assert built(None).labels is None
+    if in_files:
+        written = cache.counters.bytes_written
+        again = built(tmp_path, source, storage=storage)
+        assert (written > 0, again.counters.bytes_written) == (True, 0)
+        np.testing.assert_array_equal(again.labels, labels)
+        again.verify(source)
+        verify_entry(entry_of(tmp_path))
+
+
+def test_other_labels_are_another_entry(tmp_path):
+    for labels in (None, np.zeros(11), np.ones(11)):
+        cache = built(tmp_path, qdp.open(features(), labels=labels))
+        assert labels is None or cache.labels.tolist() == labels.tolist()
+    assert len(entries(tmp_path)) == 3
+    with pytest.raises(ValueError, match="got others from row 0 on"):
+        cache.verify(qdp.open(features(), labels=np.zeros(11)))
+
+
+def test_a_flipped_label_is_found(tmp_path):
+    source = qdp.open(features(), labels=np.arange(11))
+    built(tmp_path, source)
+    path = entry_of(tmp_path) / "labels-000000.npy"
+    data = bytearray(path.read_bytes())
+    data[-8] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(qdp.CacheCorrupt, match=r"labels-000000\.npy: expected CRC-32"):
+        _ = built(tmp_path, source).labels
+
+
+def test_reading_beside_the_thread_that_runs_ahead(tmp_path):
+    rows = features(200)
+    built(tmp_path, rows, chunk_rows=1)
+    expected = built(None, rows).get_all()
+    cache = built(tmp_path, rows)
+    for _ in range(3):
+        for start, states in enumerate(cache.chunks(1, prefetch=8)):
+            ahead = min(start + 1, 199)
+            np.testing.assert_array_equal(states[0], expected[start])
+            np.testing.assert_array_equal(cache.get_state(ahead), expected[ahead])
+    again = pickle.loads(pickle.dumps(cache))
+    np.testing.assert_array_equal(again.get_all(), expected)
+
+
+def test_a_manifest_that_is_no_object(tmp_path):
+    built(tmp_path)
+    (entry_of(tmp_path) / "manifest.json").write_text("[1]")
+    with pytest.raises(qdp.CacheCorrupt, match="expected a manifest"):
+        built(tmp_path)

@@ -150,6 +150,7 @@ def test_an_abandoned_iteration_ends_its_thread(source):
     [
         ({"batch_size": 0}, "batch_size: expected at least 1, got 0"),
         ({"batch_size": 1, "shard": (2, 2)}, "0 <= index < count"),
+        ({"batch_size": 1, "shard": (0, 1, 2)}, r"got \(0, 1, 2\)"),
         ({"batch_size": 1, "epochs": 0}, "epochs: expected at least 1"),
         ({"batch_size": 1, "n_qubits": 3}, "with an encoding"),
         ({"batch_size": 1, "encoding": "basis"}, "with the basis encoding"),
@@ -159,3 +160,32 @@ def test_an_abandoned_iteration_ends_its_thread(source):
 def test_options_are_checked(options, words):
     with pytest.raises(ValueError, match=words):
         Loader(ROWS, **options)
+
+
+@pytest.mark.parametrize("shuffle", [False, True])
+def test_workers_divide_a_shard_whatever_the_others_do(shuffle):
+    first, second = (
+        Loader(qdp.open(ROWS, labels=LABELS), batch_size=2, shuffle=shuffle, shard=(index, 2))
+        for index in range(2)
+    )
+    check([*first.for_worker(0, 3), *first.for_worker(1, 3), *first.for_worker(2, 3), *second])
+
+
+def test_workers_refuse_a_place_within_an_epoch():
+    loader = Loader(ROWS, batch_size=4, shuffle=True)
+    next(iter(loader))
+    with pytest.raises(ValueError, match="got batch 1 of one; finish it with num_workers=0"):
+        loader.for_worker(0, 2)
+    loader.set_epoch(1)
+    assert len(list(loader.for_worker(0, 1))) == 6
+
+
+def test_epochs_without_a_batch_do_not_go_on_for_ever():
+    with pytest.raises(ValueError, match="epochs: expected a number"):
+        list(Loader(ROWS, batch_size=24, drop_last=True, epochs=None))
+    assert list(Loader(ROWS, batch_size=24, drop_last=True)) == []
+
+
+def test_as_torch_takes_the_other_byte_order():
+    (batch,) = Loader(ROWS.astype(">f4"), batch_size=23).as_torch()
+    np.testing.assert_array_equal(batch["features"].numpy(), ROWS.astype(np.float32))

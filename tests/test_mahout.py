@@ -178,6 +178,13 @@ def loader():
         (lambda: loader().seed(-1), ValueError, r"seed: expected 0 to 2\*\*64 - 1, got -1"),
         (lambda: loader().dtype("int8"), ValueError, r"dtype: expected one of .* got 'int8'"),
         (lambda: loader().null_handling("drop"), ValueError, r"null_handling: .* got 'drop'"),
+        (lambda: QdpEngine(backend=None), ValueError, r"expected 'cpu', .* got None"),
+        (lambda: QdpEngine(backend="cpu").encode([], 1), ValueError, r"at least one row, got"),
+        (
+            lambda: QdpEngine(backend="cpu").encode(np.empty((0, 2)), 1), ValueError,
+            r"at least one row, got shape \(0, 2\)",
+        ),
+        (lambda: loader().encoding(None), ValueError, r"encoding: expected one of .* got None"),
         (lambda: loader().batches(0), ValueError, r"total: expected at least 1, got 0"),
         (
             lambda: loader().source_file("a.npy", streaming=True), ValueError,

@@ -44,13 +44,14 @@ def test_steps_agree_with_scikit_learn(name, kind, tmp_path, monkeypatch):
     assert [path.name for path in tmp_path.iterdir()] == ["step.npz"]
     again = Step.load(tmp_path / "step.npz")
     np.testing.assert_array_equal(again.transform(TEST), step.transform(TEST))
-    mapped = again.transform(qdp.open(TEST, labels=np.arange(9)))
+    source = qdp.open(TEST, labels=np.arange(9))
+    mapped = again.transform(source)
     assert mapped.n_features == expected.shape[1]
     chunks = list(mapped.chunks(4))
     assert_close(np.concatenate([c.features for c in chunks]), expected, "double", weight=100)
     assert chunks[1].labels.tolist() == [4, 5, 6, 7]
     assert_close(mapped.take([8, 2]).features, expected[[8, 2]], "double", weight=100)
-    assert mapped.fingerprint() == step.transform(qdp.open(TEST)).fingerprint()
+    assert mapped.fingerprint() == step.transform(source).fingerprint()
 
 
 def test_the_fingerprint_follows_what_was_fitted():
@@ -92,3 +93,10 @@ def test_refusals():
         Standardise().fit(np.empty((0, 3)))
     with pytest.raises(ValueError, match=r"what state_dict\(\) returned"):
         Step.from_state_dict({"mean": np.ones(2)})
+
+
+@pytest.mark.parametrize("rows", [7, 4097, 9000])
+@pytest.mark.parametrize("value", [0.1, -1e9 - 0.1])
+def test_a_constant_feature_is_not_scaled_by_its_rounding(rows, value):
+    step = Standardise().fit(np.full((rows, 1), value))
+    assert step.scale.tolist() == [1.0]

@@ -368,8 +368,34 @@ def test_a_hostile_pickle_runs_nothing(tmp_path):
     assert not (tmp_path / "made").exists()
 
 
+@pytest.mark.parametrize("rows", [[True, False], [0.5], [[0, 1]], 1, np.array(["0"])])
+def test_indices_are_integers_in_one_dimension(rows):
+    with pytest.raises(TypeError, match=r"rows: expected integers in one dimension, got"):
+        qdp.open(ROWS).take(rows)
+    cache = qdp.StateCache(None)
+    cache.encode_all(ROWS)
+    with pytest.raises(TypeError, match=r"rows: expected integers in one dimension, got"):
+        cache.get_states(rows)
+    assert cache.get_states([]).shape == (0, 8)
+
+
+def test_text_labels_of_any_dtype():
+    for labels in (["a", "bc"], np.array(["a", "bc"]), np.array(["a", "bc"], dtype=object)):
+        found = read(qdp.open(ROWS[:2], labels=labels))[1]
+        assert (found.dtype.kind, found.tolist()) == ("U", ["a", "bc"])
+    with pytest.raises(TypeError, match="labels: expected numbers"):
+        qdp.open(ROWS[:2], labels=np.array(["a", None], dtype=object))
+
+
 def test_dtype_and_options_are_checked():
     assert read(qdp.open(ROWS, dtype="f4"))[0].dtype == np.float32
+    whole = read(qdp.open(np.array([[255.0, 0.0]]), dtype="u1"))[0]
+    assert whole.dtype == np.uint8
+    assert whole.tolist() == [[255, 0]]
+    assert read(qdp.open(np.array([[2 + 0j, 3]]), dtype="f8"))[0].tolist() == [[2.0, 3.0]]
+    for value, dtype in ((256, "u1"), (-1, "u8"), (3.5, "i4"), (2, "?"), (1j, "f8")):
+        with pytest.raises(ValueError, match=f"that {np.dtype(dtype)} holds, .* row 1, column 1"):
+            read(qdp.open(np.array([[1, 0], [1, value]]), dtype=dtype))
     with pytest.raises(ValueError, match="nulls: expected one of"):
         qdp.open(ROWS, nulls="drop")
     with pytest.raises(ValueError, match="got both"):

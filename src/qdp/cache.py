@@ -16,6 +16,7 @@ import operator
 import os
 import re
 import shutil
+import threading
 import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -29,7 +30,7 @@ from qdp.arrays import Array
 from qdp.encodings import Amplitude, Encoding
 from qdp.errors import BackendUnavailable, CacheCorrupt
 from qdp.memory import parse_bytes
-from qdp.sources import Source, row_indices
+from qdp.sources import Chunk, Source, row_indices
 
 FORMAT = 1
 Storage = Literal["auto", "compact", "complex64", "complex128"]
@@ -92,7 +93,7 @@ def read_manifest(entry: Path) -> Manifest:
         document = json.loads(data)
         version = document.pop("format")
         del document["crc32"]
-    except (ValueError, KeyError, AttributeError) as error:
+    except (ValueError, KeyError, AttributeError, TypeError) as error:
         raise CacheCorrupt(
             f"{path}: expected a manifest, got {len(data)} bytes that are none ({error}); {remedy}"
         ) from error
@@ -139,6 +140,7 @@ class StateCache:
         self.directory = None if directory is None else Path(directory)
         self.memory = parse_bytes(memory)
         self.counters = Counters()
+        self._lock = threading.Lock()
         self.clear()
 
     def clear(self) -> None:
@@ -148,6 +150,7 @@ class StateCache:
         self._resident: dict[int, _Parts] = {}
         self._resident_bytes = 0
         self._mapped: dict[int, _Parts] = {}
+        self._labels: Array | None = None
 
     def encode_all(
         self,
@@ -161,6 +164,8 @@ class StateCache:
         chunk_rows: int | None = None,
     ) -> None:
         """Encode every row of ``source``, anything that ``qdp.open`` takes, or find it encoded.
+
+        Labels of the source are kept with its rows, see ``labels``.
 
         ``n_qubits`` None takes the fewest that hold the features. ``storage`` "compact" keeps the
         raw rows of real features for amplitude encoding, exactly; "complex64" rounds to that;
@@ -204,6 +209,7 @@ class StateCache:
                 "precision": precision,
                 "bit_order": bit_order,
                 "storage": kept,
+                "labels": rows.has_labels,
                 "format": FORMAT,
             },
             chunk_rows,
@@ -252,6 +258,16 @@ class StateCache:
     def storage(self) -> str:
         """How rows are kept: "compact", "complex64" or "complex128"."""
         return str(self._populated().key["storage"])
+
+    @property
+    def labels(self) -> Array | None:
+        """Labels of all rows, (n_samples,), read-only, or None if the source had none."""
+        manifest = self._populated()
+        if manifest.key["labels"] and self._labels is None:
+            parts = [self._label_part(number) for number in range(len(manifest.chunks))]
+            self._labels = np.concatenate(parts) if parts else np.empty(0)
+            self._labels.flags.writeable = False
+        return self._labels
 
     # Reading
 
@@ -327,7 +343,7 @@ class StateCache:
 
         Raises:
             CacheCorrupt: a file is damaged or missing; it is named.
-            ValueError: rows of the source have changed; the first such chunk is named.
+            ValueError: rows or labels of the source have changed; the first such chunk is named.
         """
         manifest = self._populated()
         if self.directory is not None:
@@ -335,7 +351,7 @@ class StateCache:
         if source is None:
             return
         rows = source if isinstance(source, Source) else opening.open(source)
-        found = [_sha256(chunk.features) for chunk in rows.chunks(manifest.chunk_rows)]
+        found = [_sha256(chunk) for chunk in rows.chunks(manifest.chunk_rows)]
         expected = [chunk["source_sha256"] for chunk in manifest.chunks]
         if found != expected:
             pairs = zip(found, expected, strict=False)
@@ -377,26 +393,48 @@ class StateCache:
 
     def _parts(self, number: int) -> _Parts:
         """Return the arrays of a chunk: mapped at first, in memory from the second use on."""
-        if number in self._resident:
-            self.counters.hits += 1
-            return self._resident[number]
-        self.counters.misses += 1
-        files = self._populated().chunks[number]["files"]
-        n_bytes = sum(file["bytes"] for file in files.values())
-        if number not in self._mapped:
-            self.counters.bytes_read += n_bytes
-            self._mapped[number] = {kind: _load(self._entry, file) for kind, file in files.items()}
-        elif self._resident_bytes + n_bytes <= self.memory:
-            # Only what is used again earns a copy: one costs ten times the check of a mapped file.
-            parts = self._mapped.pop(number)
-            self._resident[number] = {kind: part.copy() for kind, part in parts.items()}
-            self._resident_bytes += n_bytes
-            return self._resident[number]
-        return self._mapped[number]
+        # The thread that runs ahead in chunks() and its consumer may both be here.
+        with self._lock:
+            if number in self._resident:
+                self.counters.hits += 1
+                return self._resident[number]
+            self.counters.misses += 1
+            files = self._populated().chunks[number]["files"]
+            files = {kind: file for kind, file in files.items() if kind != "labels"}
+            n_bytes = sum(file["bytes"] for file in files.values())
+            if number not in self._mapped:
+                self.counters.bytes_read += n_bytes
+                self._mapped[number] = {
+                    kind: _load(self._entry, file) for kind, file in files.items()
+                }
+            elif self._resident_bytes + n_bytes <= self.memory:
+                # Only what is used again earns a copy: one costs ten times the check of a mapped
+                # file.
+                parts = self._mapped.pop(number)
+                self._resident[number] = {kind: part.copy() for kind, part in parts.items()}
+                self._resident_bytes += n_bytes
+                return self._resident[number]
+            return self._mapped[number]
+
+    def _label_part(self, number: int) -> Array:
+        if self.directory is None:
+            return self._resident[number]["labels"]
+        file = self._populated().chunks[number]["files"]["labels"]
+        self.counters.bytes_read += file["bytes"]
+        return _load(self._entry, file)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what another process needs: all but the lock."""
+        return {name: value for name, value in vars(self).items() if name != "_lock"}
+
+    def __setstate__(self, state: Mapping[str, Any]) -> None:
+        """Take over another process's cache, with a lock of its own."""
+        vars(self).update(state)
+        self._lock = threading.Lock()
 
     def _fill_memory(self, source: Source, encoding: Encoding, manifest: Manifest) -> None:
         for number, chunk in enumerate(source.chunks(manifest.chunk_rows)):
-            parts = _stored_parts(chunk.features, chunk.start, encoding, manifest.key)
+            parts = _stored_parts(chunk, encoding, manifest.key)
             # The source's rows may be a view of an array that its owner goes on writing to.
             self._resident[number] = {kind: part.copy() for kind, part in parts.items()}
             self._resident_bytes += sum(part.nbytes for part in parts.values())
@@ -409,7 +447,7 @@ class StateCache:
                     f"{chunk.start + len(chunk.features)}; give a directory, or a larger memory="
                 )
             files = {kind: {"bytes": part.nbytes} for kind, part in parts.items()}
-            _append(manifest, chunk.features, files)
+            _append(manifest, chunk, files)
         manifest.complete = True
 
     def _find_or_build(self, source: Source, encoding: Encoding, fresh: Manifest) -> Manifest:
@@ -430,7 +468,7 @@ class StateCache:
             for leftover in self._entry.glob("*.tmp"):
                 leftover.unlink()
         for chunk in source.chunks(manifest.chunk_rows, start=manifest.n_rows):
-            parts = _stored_parts(chunk.features, chunk.start, encoding, manifest.key)
+            parts = _stored_parts(chunk, encoding, manifest.key)
             number = len(manifest.chunks)
             files = {}
             for kind, part in parts.items():
@@ -440,7 +478,7 @@ class StateCache:
                 view = buffer.getbuffer()
                 files[kind] = {"name": name, "bytes": len(view), "crc32": zlib.crc32(view)}
                 self._write(name, view)
-            _append(manifest, chunk.features, files)
+            _append(manifest, chunk, files)
             self._write(_MANIFEST, manifest.as_bytes())
         manifest.complete = True
         self._write(_MANIFEST, manifest.as_bytes())
@@ -508,10 +546,17 @@ def _storage(
     return storage
 
 
-def _stored_parts(
+def _stored_parts(chunk: Chunk, encoding: Encoding, key: Mapping[str, Any]) -> _Parts:
+    """Return the arrays that stand for a chunk of rows, and their labels where there are any."""
+    parts = _encoded_parts(chunk.features, chunk.start, encoding, key)
+    if chunk.labels is not None:
+        parts["labels"] = np.ascontiguousarray(chunk.labels)
+    return parts
+
+
+def _encoded_parts(
     features: Array, start: int, encoding: Encoding, key: Mapping[str, Any]
 ) -> _Parts:
-    """Return the arrays that stand for a chunk of rows."""
     try:
         if key["storage"] == "compact":
             assert isinstance(encoding, Amplitude)
@@ -529,11 +574,10 @@ def _stored_parts(
     return {"states": states.astype(key["storage"], copy=False)}
 
 
-def _append(manifest: Manifest, features: Array, files: Mapping[str, Any]) -> None:
-    manifest.chunks.append(
-        {"rows": len(features), "source_sha256": _sha256(features), "files": files}
-    )
-    manifest.n_rows += len(features)
+def _append(manifest: Manifest, chunk: Chunk, files: Mapping[str, Any]) -> None:
+    n_rows = len(chunk.features)
+    manifest.chunks.append({"rows": n_rows, "source_sha256": _sha256(chunk), "files": files})
+    manifest.n_rows += n_rows
 
 
 def _existing(entry: Path) -> Manifest | None:
@@ -615,8 +659,11 @@ def _locked(entry: Path) -> Iterator[None]:
         yield
 
 
-def _sha256(features: Array) -> str:
-    return hashlib.sha256(np.ascontiguousarray(features).data).hexdigest()
+def _sha256(chunk: Chunk) -> str:
+    digest = hashlib.sha256(np.ascontiguousarray(chunk.features).data)
+    if chunk.labels is not None:
+        digest.update(chunk.labels.tobytes())
+    return digest.hexdigest()
 
 
 def _json(value: Mapping[str, Any]) -> str:

@@ -8,6 +8,7 @@ encoding may run ahead in one thread. No circuit is run here.
 from __future__ import annotations
 
 import itertools
+import operator
 import queue
 import threading
 from collections.abc import Iterator, Mapping
@@ -84,9 +85,9 @@ class Loader:
             ("epochs", 1 if epochs is None else epochs, 1),
             ("seed", seed, 0),
         ):
-            if value < least:
+            if operator.index(value) < least:
                 raise ValueError(f"{name}: expected at least {least}, got {value}")
-        if not 0 <= shard[0] < shard[1]:
+        if len(shard) != 2 or not 0 <= shard[0] < shard[1]:
             raise ValueError(f"shard: expected (index, count) with 0 <= index < count, got {shard}")
         if precision not in (None, "single", "double"):
             raise ValueError(f"precision: expected 'single' or 'double', got {precision!r}")
@@ -117,6 +118,11 @@ class Loader:
             for batch in run_ahead(batches, self.prefetch) if self.prefetch else batches:
                 self._batch += 1
                 yield batch
+            if self.epochs is None and self._batch == 0:
+                raise ValueError(
+                    "epochs: expected a number where an epoch has no batch, got None; give more "
+                    "rows, a smaller batch_size, or drop_last=False"
+                )
             self._batch = 0
             self._epoch += 1
             self._pass_epoch += 1
@@ -157,7 +163,16 @@ class Loader:
         return TorchDataset(self)
 
     def for_worker(self, index: int, count: int) -> Loader:
-        """Return a loader of the part of this one's rows that worker ``index`` of ``count`` has."""
+        """Return a loader of the part of this one's rows that worker ``index`` of ``count`` has.
+
+        Raises:
+            ValueError: within an epoch, since each worker cuts its rows into other batches.
+        """
+        if self._batch:
+            raise ValueError(
+                f"loader: expected to share out a whole epoch among workers, got batch "
+                f"{self._batch} of one; finish it with num_workers=0, or call set_epoch"
+            )
         loader = Loader(
             self.source,
             batch_size=self.batch_size,
@@ -169,7 +184,9 @@ class Loader:
             epochs=self.epochs,
             prefetch=self.prefetch,
             precision=self.precision,
-            shard=(self.shard[0] * count + index, self.shard[1] * count),
+            # Every count-th row of those that this shard has, so that shards stay disjoint
+            # whatever the number of workers of each.
+            shard=(self.shard[0] + self.shard[1] * index, self.shard[1] * count),
             buffer_rows=self.buffer_rows,
         )
         loader.set_epoch(self._epoch)

@@ -116,6 +116,8 @@ def _options(rows: slice | None, nulls: str, dtype: Any) -> Options:
 
 def _label_values(labels: Any) -> Array:
     values = np.asarray(labels)
+    if values.dtype == object and all(isinstance(value, str) for value in values.flat):
+        values = values.astype(str)
     if values.dtype.kind not in "biufcU":
         values = arrays.to_numpy(labels, "labels")
     return values

@@ -185,7 +185,9 @@ class Standardise(Step):
                 count, mean, squares, part, ((part - part.mean(axis=0)) ** 2).sum(axis=0), False
             )
         deviation = np.sqrt(squares / count)
-        self.mean, self.scale = mean, np.where(deviation > 0, deviation, 1.0)
+        # A constant feature's mean is off by the rounding of its sums, which is no deviation.
+        rounding = min(count, _FIT_ROWS) * np.finfo(np.float64).eps * np.abs(mean)
+        self.mean, self.scale = mean, np.where(deviation > rounding, deviation, 1.0)
         return self
 
     def n_outputs(self, n_features: int) -> int:

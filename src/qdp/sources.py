@@ -60,12 +60,17 @@ class Source(ABC):
         Arrays are told apart by their content, files by path, size and time of modification.
         """
 
-    def content_hash(self) -> str:
-        """Return the SHA-256 of the rows themselves: shape, dtype and bytes, read as a stream."""
+    def content_hash(self, *, with_labels: bool = False) -> str:
+        """Return the SHA-256 of the rows themselves: shape, dtype and bytes, read as a stream.
+
+        ``with_labels`` takes in the bytes of the labels too, where there are any.
+        """
         digest = hashlib.sha256()
         n_rows = 0
         for chunk in self.chunks(_HASH_ROWS):
             digest.update(np.ascontiguousarray(chunk.features).data)
+            if with_labels and chunk.labels is not None:
+                digest.update(f"labels {chunk.labels.dtype.str}".encode() + chunk.labels.tobytes())
             n_rows += len(chunk.features)
         digest.update(f"{n_rows} {self.n_features} {self.dtype.str}".encode())
         return digest.hexdigest()
@@ -135,8 +140,8 @@ class ArraySource(Source):
             )
 
     def fingerprint(self) -> str:
-        """Return the hash of the content."""
-        return self.content_hash()
+        """Return the hash of the content, labels included."""
+        return self.content_hash(with_labels=True)
 
     def take(self, indices: object) -> Chunk:
         """Return a copy of the rows at ``indices``, in their order."""
@@ -233,15 +238,13 @@ class CheckedSource(Source):
         if features.dtype.kind in "fc":
             _require_finite(features, numbers)
         if features.dtype != self.dtype:
-            with np.errstate(over="ignore", invalid="ignore"):
-                features = features.astype(self.dtype)
-            _require_finite(features, numbers)
+            features = _converted(features, self.dtype, numbers)
         return Chunk(features, piece.labels, start)
 
     def fingerprint(self) -> str:
         """Return the hash of path, size, time and options, or of the content for an array."""
         if self.identity is None:
-            return self.content_hash()
+            return self.content_hash(with_labels=True)
         return hashlib.sha256(f"{self.identity} {self.options}".encode()).hexdigest()
 
 
@@ -335,14 +338,22 @@ def selection_text(features: object, labels: object) -> str:
 def row_indices(indices: object, n_rows: int) -> Array:
     """Return indices as integers, or raise IndexError for one outside 0 to ``n_rows`` - 1.
 
+    Raises TypeError for anything but a list or an array of one dimension of integers.
+
     >>> row_indices([2, 0], 3)
     array([2, 0])
     """
-    places = np.asarray(indices, dtype=np.intp)
+    places = np.asarray(indices)
+    # An empty list has no dtype of its own.
+    if places.ndim != 1 or (len(places) and places.dtype.kind not in "iu"):
+        raise TypeError(
+            f"rows: expected integers in one dimension, got {places.dtype} of shape "
+            f"{places.shape}; pass numpy.flatnonzero(mask) for a mask, [index] for one row"
+        )
     wrong = places[(places < 0) | (places >= n_rows)]
     if len(wrong):
         raise IndexError(f"rows: expected indices from 0 to {n_rows - 1}, got {wrong[0]}")
-    return places
+    return places.astype(np.intp)
 
 
 def column_index(index: int, width: int, name: str) -> int:
@@ -387,6 +398,27 @@ def _require_finite(features: Array, numbers: Array) -> None:
             f"features: expected finite numbers, got {features[row, column]} at row "
             f"{numbers[row]}, column {column}; remove or replace it"
         )
+
+
+def _converted(features: Array, dtype: np.dtype[np.generic], numbers: Array) -> Array:
+    """Return features in ``dtype``, or raise for one that is more than rounded to a float there."""
+    real = features.real if dtype.kind != "c" else features
+    with np.errstate(over="ignore", invalid="ignore"):
+        converted: Array = real.astype(dtype)
+    _require_finite(converted, numbers)
+    if dtype.kind in "biu":
+        lost = converted != features
+    elif dtype.kind == "f" and features.dtype.kind == "c":
+        lost = features.imag != 0
+    else:
+        return converted
+    if lost.any():
+        row, column = (int(place) for place in np.argwhere(lost)[0])
+        raise ValueError(
+            f"features: expected numbers that {dtype} holds, got {features[row, column]} at row "
+            f"{numbers[row]}, column {column}; pass another dtype="
+        )
+    return converted
 
 
 def _shifted(stop: int | None, offset: int) -> int | None:

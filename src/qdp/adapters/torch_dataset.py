@@ -6,7 +6,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-import numpy as np
 import torch
 from torch.utils.data import IterableDataset, get_worker_info
 
@@ -15,7 +14,8 @@ class TorchDataset(IterableDataset):  # type: ignore[misc,type-arg,unused-ignore
     """Batches as dictionaries of tensors: features or states, rows, and labels where there are any.
 
     In a worker of a DataLoader it reads that worker's part. Workers start each epoch from a copy,
-    so call ``set_epoch`` before each for its own order.
+    so call ``set_epoch`` before each for its own order; a place within an epoch is known, saved and
+    loaded with ``num_workers=0`` alone.
     """
 
     def __init__(self, loader: Any) -> None:
@@ -33,7 +33,8 @@ class TorchDataset(IterableDataset):  # type: ignore[misc,type-arg,unused-ignore
         )
         for batch in loader:
             yield {
-                name: torch.tensor(np.asarray(values))
+                # torch has no dtype of the other byte order.
+                name: torch.tensor(values.astype(values.dtype.newbyteorder("="), copy=False))
                 for name, values in vars(batch).items()
                 if values is not None
             }

@@ -102,8 +102,8 @@ class QdpEngine:
 
         Raises:
             TypeError: not numeric, or complex.
-            ValueError: a number of qubits outside 1 to 30, an unknown encoding, or what the
-                encoding refuses.
+            ValueError: no rows, a number of qubits outside 1 to 30, an unknown encoding, or what
+                the encoding refuses.
 
         >>> QdpEngine(backend="cpu").encode([[2], [1]], 2, "basis").value.real.astype(int)
         array([[0, 0, 1, 0],
@@ -112,9 +112,12 @@ class QdpEngine:
         n_qubits = _qubits(num_qubits)
         encoding = _encoding(encoding_method)
         if isinstance(data, str | os.PathLike):
-            features = np.concatenate([c.features for c in _open(data, "zero").chunks(4096)])
+            chunks = [chunk.features for chunk in _open(data, "zero").chunks(4096)]
+            features = np.concatenate(chunks) if chunks else np.empty(0)
         else:
             features = arrays.to_numpy(data, f"{encoding.name} encoding")
+        if features.size == 0:
+            raise ValueError(f"data: expected at least one row, got shape {features.shape}")
         rows = features[None] if features.ndim == 1 else features
         return QdpTensor(_states(rows, encoding, n_qubits, self.precision), self.backend)
 
@@ -317,7 +320,7 @@ def _require_ending(name: str) -> None:
 
 
 def _backend(backend: str) -> str:
-    name = backend.strip().lower()
+    name = str(backend).strip().lower()
     if name == "cpu":
         return name
     if name in ("cuda", "amd", "triton_amd", "rust", "pytorch", "auto"):
@@ -334,9 +337,10 @@ def _precision(name: str, value: str) -> Literal["single", "double"]:
 
 
 def _encoding(method: str) -> Encoding:
-    if method.lower() not in _ENCODINGS:
+    name = str(method).lower()
+    if name not in _ENCODINGS:
         raise ValueError(f"encoding: expected one of {', '.join(_ENCODINGS)}, got {method!r}")
-    return _ENCODINGS[method.lower()]
+    return _ENCODINGS[name]
 
 
 def _qubits(value: int) -> int:
