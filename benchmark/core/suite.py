@@ -161,6 +161,7 @@ def run(
         for step in chosen:
             print(f"{step.name}: {' '.join(step.command(output)[1:])}")
         return 0
+    given, output = output, output.resolve()
     output.mkdir(parents=True, exist_ok=True)
     notes = output / ".steps-done"
     done = notes.read_text(encoding="utf-8").splitlines() if resume and notes.exists() else []
@@ -185,5 +186,5 @@ def run(
     if failed:
         print(f"error: {', '.join(failed)}", file=sys.stderr)
         return 1
-    print(f"\nAll done. The report: python -m benchmark report --records {output.name}")
+    print(f"\nAll done. The report: python -m benchmark report --records {given}")
     return 0
