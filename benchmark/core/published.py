@@ -296,6 +296,31 @@ def summary(library: Library) -> list[Block]:
                 f"{recorded.ratio(find(legs, 'pennylane'), own)} as fast as PennyLane, "
                 f"{recorded.ratio(fastest_rival(legs), own)} as fast as the fastest rival."
             )
+    for (name, encoding, classes), (recorded, lines) in models(library).items():
+        own = [
+            second for one in lines if one["contender"] == "qdp" for second in epoch_seconds(one)
+        ]
+        rivals = {one["contender"]: one for one in lines if not one["contender"].startswith("qdp")}
+        times_of = {
+            contender: [
+                second
+                for one in lines
+                if one["contender"] == contender
+                for second in epoch_seconds(one)
+            ]
+            for contender in rivals
+        }
+        if not own or not rivals:
+            continue
+        fastest = min(rivals, key=lambda contender: statistics.median(times_of[contender]))
+        ratio = statistics.ratio(times_of[fastest], own)
+        text = f"{times(ratio.value)} ({times(ratio.low)} to {times(ratio.high)})"
+        what = f"{encoding} encoding, classes {classes}"
+        items.append(
+            f"**Training** on {name} ({recorded.value(rivals[fastest], what, 'case')}): an epoch "
+            f"{recorded.value(rivals[fastest], text, 'epochs against those of qdp')} as fast as "
+            f"with {rivals[fastest]['title']}, the fastest rival."
+        )
     return [
         Heading(2, "Executive Summary"),
         Items(items),
@@ -696,7 +721,17 @@ def training(library: Library) -> list[Block]:
             "test rows looked at once, after training. [How](training_benchmark.md)."
         )
     )
-    groups: dict[tuple[str, str, str], tuple[Recorded, list[Mapping[str, Any]]]] = {}
+    for (name, encoding, classes), (recorded, lines) in models(library).items():
+        found += trained(recorded, lines, f"{encoding} encoding, classes {classes}", name)
+    return found
+
+
+Model = tuple[Recorded, list[Mapping[str, Any]]]
+
+
+def models(library: Library) -> dict[tuple[str, str, str], Model]:
+    """Return the trainings by data set, encoding and classes, of the newest record of each."""
+    groups: dict[tuple[str, str, str], Model] = {}
     for recorded in library.training:
         for line in recorded.lines:
             if line.get("kind") == "training" and line["status"] == "ok":
@@ -704,9 +739,7 @@ def training(library: Library) -> list[Block]:
                 if key not in groups or groups[key][0] is not recorded:
                     groups[key] = (recorded, [])
                 groups[key][1].append(line)
-    for (name, encoding, classes), (recorded, lines) in groups.items():
-        found += trained(recorded, lines, f"{encoding} encoding, classes {classes}", name)
-    return found
+    return groups
 
 
 def trained(

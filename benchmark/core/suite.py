@@ -121,8 +121,7 @@ QUICK: tuple[Step, ...] = (
     Step(
         "gradient-roadmap",
         GRADIENT,
-        "--dataset digits --n-qubits 6 --n-samples 100 500 --verify --time-limit 3 "
-        "--min-speedup 5",
+        "--dataset digits --n-qubits 6 --n-samples 100 500 --verify --time-limit 3 --min-speedup 5",
     ),
     Step(
         "gradient-adjoint",
