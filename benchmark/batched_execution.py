@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -259,7 +260,15 @@ def batches(problem: Problem) -> dict[str, Call]:
         return values
 
     found["lightning.qubit: a device a thread"] = threaded
-    processes = RowProcesses(lightning_values, problem.case, problem.rows, np.complex128)
+    # A process a core, so one thread a process.
+    before = os.environ.get("OMP_NUM_THREADS")
+    os.environ["OMP_NUM_THREADS"] = "1"
+    try:
+        processes = RowProcesses(lightning_values, problem.case, problem.rows, np.complex128)
+    finally:
+        os.environ.pop("OMP_NUM_THREADS")
+        if before is not None:
+            os.environ["OMP_NUM_THREADS"] = before
     problem.closers.append(processes.close)
     processes.states[:] = states
     found["Lightning's C++: a process a core"] = lambda: processes.run(problem.rows)[:, 0]

@@ -15,6 +15,8 @@ namespace {
 constexpr int64_t kBlock = 1 << 15;
 // Numbers that are worth a part of their own.
 constexpr int64_t kPart = 1 << 16;
+// About what a thread needs for a number.
+constexpr double kNumberNanoseconds = 0.25;
 
 template <class S>
 double sum_of_squares(const S* in, int64_t n) {
@@ -37,7 +39,8 @@ void sums_of_squares(const S* in, int64_t rows, int64_t numbers, double* sums) {
   std::vector<double> partial;
   if (blocks > 1) partial.resize(size_t(units));
   double* out = blocks > 1 ? partial.data() : sums;
-  run_parts(int((units + per_part - 1) / per_part), thread_count(), [&](int part, int) {
+  const int threads = threads_for(kNumberNanoseconds * double(rows) * double(numbers));
+  run_parts(int((units + per_part - 1) / per_part), threads, [&](int part, int) {
     const int64_t last = std::min(units, (part + 1) * per_part);
     for (int64_t unit = part * per_part; unit < last; ++unit) {
       const int64_t row = unit / blocks, start = unit % blocks * kBlock;

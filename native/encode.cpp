@@ -28,6 +28,13 @@ constexpr int64_t kSegment = 1024;
 // Output beyond this many bytes doesn't stay in the caches: written past them, which saves reading
 // every line before it is overwritten.
 constexpr int64_t kPastCaches = int64_t(1) << 23;
+// About what a thread needs for a byte of the states.
+constexpr double kByteNanoseconds = 0.05;
+
+template <class T>
+int threads_for_states(int64_t rows, int64_t size) {
+  return threads_for(kByteNanoseconds * double(rows) * double(size) * 2 * sizeof(T));
+}
 
 void write_past_caches(const void* source, void* target, int64_t bytes) {
 #ifdef __SSE2__
@@ -158,7 +165,8 @@ int64_t encode_amplitude(const void* features, Element element, int64_t rows, in
   const bool wide = element == Element::float64 || element == Element::complex128;
   const int64_t numbers = columns * (complex_ ? 2 : 1);
   std::atomic<int64_t> first_bad{rows};
-  for_rows(thread_count(), rows, size, states, [&](int64_t row, int, T* out, bool stream) {
+  for_rows(threads_for_states<T>(rows, size), rows, size, states,
+           [&](int64_t row, int, T* out, bool stream) {
     const bool good =
         wide ? encode_row(static_cast<const double*>(features) + row * numbers, complex_, columns,
                           size, normalize, tolerance, stream, out)
@@ -181,7 +189,7 @@ void encode_product(const double* factors, int64_t rows, int n_qubits, T* states
     std::vector<Complex> low, high;
     std::vector<T> plain, turned;  // the low table, and i times it
   };
-  const int threads = thread_count();
+  const int threads = threads_for_states<T>(rows, low * high);
   std::vector<Tables> of_worker(threads);
   for_rows(threads, rows, low * high, states, [&](int64_t row, int worker, T* out, bool stream) {
     Tables& t = of_worker[worker];
@@ -218,7 +226,7 @@ void encode_phases(const double* coefficients, int64_t rows, int n_qubits, int r
   const KernelTable<T>& kernels = isa().kernels<T>().tables[0];
   // Every Hadamard on all qubits brings a factor 2^(-n/2); the table D takes one in each round.
   const double scale = std::exp2(-0.5 * n_qubits);
-  const int threads = thread_count();
+  const int threads = threads_for_states<T>(2 * rows, size);  // sines and cosines as well
   std::vector<std::vector<double>> of_worker(threads);
   for_rows(threads, rows, size, states, [&](int64_t row, int worker, T* out, bool stream) {
     std::vector<double>& memory = of_worker[worker];
@@ -269,7 +277,8 @@ void encode_phases(const double* coefficients, int64_t rows, int n_qubits, int r
 template <class T>
 void encode_basis(const int64_t* indices, int64_t rows, int n_qubits, T* states) {
   const int64_t size = int64_t(1) << n_qubits;
-  for_rows(thread_count(), rows, size, states, [&](int64_t row, int, T* out, bool) {
+  for_rows(threads_for_states<T>(rows, size), rows, size, states,
+           [&](int64_t row, int, T* out, bool) {
     std::memset(out, 0, size_t(2 * size) * sizeof(T));
     out[2 * indices[row]] = 1;
   });

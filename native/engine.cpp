@@ -37,6 +37,8 @@ template <class T>
 constexpr int kSampleQubits = sizeof(T) == 8 ? 14 : 15;
 // One row is split over the threads from this many lines on; below, waking them costs more.
 constexpr int kSplitLineBits = 12;
+constexpr double kStepNanoseconds = 0.004;  // a rotation of one amplitude, a byte of its real part
+constexpr double kRowNanoseconds = 25;      // a walk through a row's tile, however small
 constexpr int64_t kPartAmplitudes = 256;  // of a row of the tiles that a thread takes at once
 constexpr size_t kTileBytes = size_t(512) << 10;        // of one state before lines are narrowed
 constexpr size_t kShiftTableBytes = size_t(128) << 20;
@@ -96,7 +98,7 @@ class Runner {
     }
     const int64_t rows_per_unit = layout_.lane_bits ? 1 : lanes_;
     const int64_t n_units = (request_.rows + rows_per_unit - 1) / rows_per_unit;
-    const int threads = threads_;
+    const int threads = std::min(threads_, threads_for(estimated_nanoseconds()));
     const bool split_state = layout_.lane_bits && n_units < threads && n_line_bits_ >= kSplitLineBits;
     n_parts_ = split_state ? threads : 1;
     const int n_workers = split_state ? 1 : int(std::min<int64_t>(threads, n_units));
@@ -150,6 +152,16 @@ class Runner {
     double inverse_norm[kMaxLanes];
     int used = 0;  // buffers in use
   };
+
+  // What one thread would take, within a factor of two or three.
+  double estimated_nanoseconds() const {
+    const double slots = request_.cotangents ? 1 : program_.n_observables;
+    const double passes =
+        1 + (wants_gradient_ ? 2 * slots : 0) + 0.5 * double(request_.shifts.size());
+    const double steps = double(rotations_->size()) + 4.0 * program_.n_observables;
+    const double row = kStepNanoseconds * double(sizeof(T)) * std::exp2(n_) * steps + kRowNanoseconds;
+    return double(request_.rows) * row * passes;
+  }
 
   // ---- choices ----------------------------------------------------------------------------------
 

@@ -24,6 +24,10 @@ constexpr int kMostThreads = 1024;
 // of microseconds, or a millisecond on a virtual machine, as long as a small batch itself.
 constexpr std::chrono::microseconds kSpin(200);
 
+// What a thread asleep must save to be worth waking, and one that still looks for work.
+constexpr double kWorthWaking = 400e3, kWorthCalling = 20e3;
+std::atomic<std::chrono::steady_clock::time_point> last_run{};
+
 constexpr std::chrono::milliseconds kInterruptInterval(100);
 std::atomic<void (*)()> interrupt_check{nullptr};
 std::atomic<std::chrono::steady_clock::time_point> last_interrupt_check{};
@@ -146,6 +150,7 @@ struct Pool {
     std::unique_lock<std::mutex> lock(mutex);
     finished.wait(lock, [&] { return running == 0; });
     task = nullptr;
+    last_run = std::chrono::steady_clock::now();
     if (error) std::rethrow_exception(error);
   }
 
@@ -177,6 +182,11 @@ int thread_count() {
 }
 
 void set_thread_count(int n) { n_threads = n; }
+
+int threads_for(double nanoseconds) {
+  const bool awake = std::chrono::steady_clock::now() - last_run.load() < kSpin / 2;
+  return nanoseconds < (awake ? kWorthCalling : kWorthWaking) ? 1 : thread_count();
+}
 
 void set_interrupt_check(void (*check)()) { interrupt_check = check; }
 

@@ -11,6 +11,10 @@ namespace qdp {
 int thread_count();
 void set_thread_count(int n);
 
+// The threads for work that takes one of them about so many nanoseconds: all, or 1 where waking the
+// others would take longer than they save. Those that have just worked are still awake.
+int threads_for(double nanoseconds);
+
 // Calls task(part, worker) for part = 0 .. n_parts - 1 on the caller and up to n_threads - 1 threads
 // of the pool, worker < n_threads; returns when all are done. Tasks are handed out in order; one that
 // throws stops the rest and is rethrown.

@@ -85,13 +85,13 @@ FULL: tuple[Step, ...] = (
         "scaling-samples",
         SCALING,
         f"--dataset mnist --sweeps samples --samples 500 1000 2000 5000 10000 {_PROTOCOL} "
-        "--encodings amplitude angle iqp-embedding --time-limit 3",
+        "--encodings amplitude angle iqp-embedding --time-limit 2",
     ),
     Step(
         "scaling-rest",
         SCALING,
         f"--dataset mnist --sweeps qubits batch layers threads --qubits 4 6 8 10 12 14 "
-        f"--batch-sizes 1 8 64 512 {_PROTOCOL} --time-limit 2",
+        f"--batch-sizes 1 8 64 512 {_PROTOCOL} --time-limit 1.5",
     ),
     Step(
         "scaling-synthetic",
