@@ -28,7 +28,7 @@ if str(_ROOT) not in sys.path and not __package__:
 
 import numpy as np  # noqa: E402
 
-from benchmark.core import environment, plots, records, report, runner  # noqa: E402
+from benchmark.core import environment, metering, plots, records, report, runner  # noqa: E402
 from benchmark.core.cases import (  # noqa: E402
     ENCODINGS,
     METHODS,
@@ -239,11 +239,57 @@ def checked(arguments: argparse.Namespace) -> argparse.Namespace:
             f"expected at most {usable} threads, which is what this process may use, got "
             f"{arguments.threads[-1]}"
         )
+    metering.check_gpu(arguments.gpu)
+    if arguments.dataset not in (*DATASETS, *ALIASES):
+        # Records are published: of a path they name the file, not the folders above it.
+        arguments.dataset = Path(arguments.dataset)
     for name in ("samples", "qubits", "batch_sizes", "layers"):
         setattr(arguments, name, sorted(set(getattr(arguments, name))))
     arguments.sweeps = [sweep for sweep in SWEEPS if sweep in arguments.sweeps]
     arguments.tasks = [task for task in TASKS if task in arguments.tasks]
     return arguments
+
+
+class Rows:
+    """The rows of every point, each of whose widths is loaded once before any work.
+
+    Points of one width take the first of the same rows; more than there are repeat them. Only the
+    rows loaded last are kept: those of all widths together may not fit into memory.
+    """
+
+    def __init__(self, arguments: argparse.Namespace, points: Sequence[Point]) -> None:
+        source = arguments.dataset
+        self.name = source.name if isinstance(source, Path) else source
+        most: dict[tuple[int, bool], int] = {}
+        for point in points:
+            width = self._width(point)
+            most[width] = max(most.get(width, 0), point.n_samples)
+
+        @functools.lru_cache(maxsize=1)
+        def load(n_qubits: int, angles: bool) -> tuple[Any, str]:
+            wanted = most[n_qubits, angles]
+            return features_for(
+                str(source),
+                min(wanted, arguments.dataset_samples or wanted),
+                n_qubits,
+                angles=angles,
+                data_dir=arguments.data_dir,
+                seed=arguments.seed,
+            )
+
+        self._load = load
+        self.description = "; ".join(dict.fromkeys(load(*width)[1] for width in most))
+
+    @staticmethod
+    def _width(point: Point) -> tuple[int, bool]:
+        case = point.case
+        angles = isinstance(case, EncodingCase) and case.encoding != "amplitude"
+        return case.n_qubits, angles
+
+    def of(self, point: Point) -> Any:
+        """Return the features of a point, (samples, width) float64."""
+        rows, _ = self._load(*self._width(point))
+        return np.resize(rows, (point.n_samples, rows.shape[1]))
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -261,35 +307,15 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(arguments: argparse.Namespace) -> int:
     contenders = chosen_contenders(arguments.contenders, arguments.tasks)
     points = list(all_points(arguments))
-    most = max(point.n_samples for point in points)
-    limit = min(most, arguments.dataset_samples or most)
-
-    @functools.cache
-    def rows_of(n_qubits: int, angles: bool) -> tuple[Any, str]:
-        return features_for(
-            arguments.dataset,
-            limit,
-            n_qubits,
-            angles=angles,
-            data_dir=arguments.data_dir,
-            seed=arguments.seed,
-        )
-
-    def features_of(point: Point) -> tuple[Any, str]:
-        case = point.case
-        angles = isinstance(case, EncodingCase) and case.encoding != "amplitude"
-        # Every point takes the first of the same rows; more than there are repeat them.
-        rows, words = rows_of(case.n_qubits, angles)
-        return np.resize(rows, (point.n_samples, rows.shape[1])), words
-
-    # All of them first, so that what a data set lacks is said before any work.
-    description = "; ".join(dict.fromkeys(features_of(point)[1] for point in points))
+    if not points:
+        raise ValueError("expected a sweep that varies something, got layers for encoding alone")
+    rows = Rows(arguments, points)
     run = describe_run(
         "scaling",
         arguments,
         timed_region=TIMED_REGION,
         contenders=contenders,
-        dataset={"name": arguments.dataset, "description": description},
+        dataset={"name": rows.name, "description": rows.description},
     )
     journal = Journal.open(
         run,
@@ -298,7 +324,9 @@ def _run(arguments: argparse.Namespace) -> int:
         save=not arguments.no_save,
         resume=arguments.resume,
     )
-    settings = runner.Settings(arguments.warmup, arguments.runs, arguments.time_limit)
+    settings = runner.Settings(
+        arguments.warmup, arguments.runs, arguments.time_limit, arguments.gpu
+    )
     print(report.scaling_header(run))
     progress = Progress(arguments.progress)
     try:
@@ -313,9 +341,8 @@ def _run(arguments: argparse.Namespace) -> int:
                     for leg in journal.legs_of(None, case, point.n_samples)
                 ]
                 if not legs:
-                    features, _ = features_of(point)
                     names = contenders[point.case.kind]
-                    legs = runner.run_size(point.case, features, names, settings, progress)
+                    legs = runner.run_size(point.case, rows.of(point), names, settings, progress)
                 for leg in legs:
                     leg.sweep, leg.case = point.sweep, case
                 journal.add(legs)

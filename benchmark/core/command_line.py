@@ -63,7 +63,7 @@ def add_measurement_options(
     )
     add("--backend", choices=BACKENDS, default="auto", help="QDP's backend (default auto)")
     add("--precision", choices=PRECISIONS, default="double", help="default double")
-    add("--gpu", type=int, default=0, help="GPU to use where there is one (default 0)")
+    add("--gpu", type=count, default=0, help="GPU to use where there is one (default 0)")
     add("--seed", type=count, default=42, help="seed of parameters and synthetic rows")
     add("--no-save", action="store_true", help="write no files")
     add(
@@ -101,8 +101,13 @@ class Progress:
         if mode == "on" or (mode == "auto" and sys.stderr.isatty()):
             try:
                 from tqdm import tqdm
-            except ImportError:
-                return
+            except ImportError as error:
+                if mode == "auto":
+                    return
+                raise ValueError(
+                    "--progress on needs tqdm, which is not installed; install the extra "
+                    "[benchmark]"
+                ) from error
             self._bar = tqdm(unit="step", leave=False, file=sys.stderr)
 
     def __call__(self, text: str) -> None:
@@ -151,12 +156,18 @@ class Journal:
     ) -> Journal:
         """Begin a journal, or go on with that of an interrupted run.
 
-        Raises ValueError where the file is of another benchmark, other arguments, another machine
-        or another commit: its figures and new ones would not belong together.
+        Raises ValueError where the file is of another benchmark, other arguments, another machine,
+        other versions or another commit: its figures and new ones would not belong together.
         """
         if resume is None:
             stem = records.output_stem(directory, datetime.now(), name) if save else None
             return cls(run, stem)
+        if not save:
+            raise ValueError(
+                f"--resume writes to {resume.name}, which --no-save forbids; leave one of them out"
+            )
+        if resume.suffix != ".jsonl":
+            raise ValueError(f"expected --resume to name a .jsonl file, got {resume.name}")
         before, legs = records.read_records(resume)
         for what, was, now in _differences(before, run):
             raise ValueError(
@@ -182,13 +193,11 @@ class Journal:
 
     def interrupted(self) -> str:
         """Return what to say of an interrupted run."""
-        points = len({(leg.sweep, repr(leg.case), leg.n_samples) for leg in self.legs})
+        points = len({leg.point for leg in self.legs})
+        after = f"interrupted after {points} point{'' if points == 1 else 's'}"
         if self.stem is None or not self.legs:
-            return f"interrupted after {points} points, of which nothing was saved"
-        return (
-            f"interrupted after {points} points; go on with the same arguments and --resume "
-            f"{self.stem}.jsonl"
-        )
+            return f"{after}; nothing was saved"
+        return f"{after}; go on with the same arguments and --resume {self.stem}.jsonl"
 
 
 def _differences(
@@ -207,6 +216,7 @@ def _differences(
     pairs += [
         ("processor", machine.get("cpu"), here.get("cpu")),
         ("number of CPUs", machine.get("cpus_usable"), here.get("cpus_usable")),
+        ("versions", before.get("versions"), now.get("versions")),
         ("commit", machine.get("git", {}).get("commit"), here.get("git", {}).get("commit")),
     ]
     return [pair for pair in pairs if pair[1] != pair[2]]

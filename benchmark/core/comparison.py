@@ -3,7 +3,9 @@
 
 Measurements are matched by benchmark, case, samples and contender. A difference counts where the
 bootstrap interval of the ratio of medians leaves out one, at a level corrected for the number of
-comparisons (Bonferroni), so that the whole comparison cries wolf in one of twenty at most.
+comparisons (Bonferroni), and where there are enough runs for that level: three on either side lie
+apart by chance in one of ten. So of twenty comparisons of the same speed about one cries wolf, as
+far as runs of one process are independent; a machine that changed between the sets is not seen.
 """
 
 from __future__ import annotations
@@ -32,11 +34,17 @@ class Difference:
 
     key: Key
     ratio: statistics.Ratio
+    enough_runs: bool = True
+
+    @property
+    def significant(self) -> bool:
+        """Whether the difference is more than chance."""
+        return self.enough_runs and self.ratio.significant
 
     @property
     def word(self) -> str:
         """Return faster, slower, or not significant."""
-        if not self.ratio.significant:
+        if not self.significant:
             return "not significant"
         return "faster" if self.ratio.value > 1 else "slower"
 
@@ -84,9 +92,14 @@ def compare(
     shared = [key for key in before if key in after]
     level = 1 - (1 - statistics.LEVEL) / max(1, len(shared))
     found = [
-        Difference(key, statistics.ratio(before[key], after[key], level=level)) for key in shared
+        Difference(
+            key,
+            statistics.ratio(before[key], after[key], level=level),
+            statistics.can_tell_apart(len(before[key]), len(after[key]), level),
+        )
+        for key in shared
     ]
-    return sorted(found, key=lambda one: (not one.ratio.significant, one.ratio.value))
+    return sorted(found, key=lambda one: (not one.significant, one.ratio.value))
 
 
 def main(before: Path, after: Path, fail_on_slower: bool = False) -> int:
@@ -116,6 +129,14 @@ def main(before: Path, after: Path, fail_on_slower: bool = False) -> int:
         + ", ".join(f"{number} {word}" for word, number in counts.items())
         + f"; {missing} in one only"
     )
+    few = sum(not one.enough_runs for one in found)
+    if few:
+        level = 1 - (1 - statistics.LEVEL) / len(found)
+        least = next(runs for runs in range(2, 99) if statistics.can_tell_apart(runs, runs, level))
+        print(
+            f"{few} of them have too few runs to show anything: among {len(found)} measurements "
+            f"each side needs {least} (--runs {least})"
+        )
     if fail_on_slower and counts["slower"]:
         print(f"error: {counts['slower']} measurements are slower", file=sys.stderr)
         return EXIT_SLOWER

@@ -76,14 +76,17 @@ def available_memory() -> int | None:
     return _meminfo("MemAvailable")
 
 
-def peak_memory() -> int | None:
-    """Return this process's peak resident memory in bytes, or None where it cannot be read."""
+def peak_memory(process: int | None = None) -> int | None:
+    """Return a process's peak resident memory in bytes, by default this one's, None if unknown."""
     try:
         # Not getrusage, whose peak survives exec and would be that of the parent.
-        lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
+        status = Path("/proc", "self" if process is None else str(process), "status")
+        lines = status.read_text(encoding="utf-8").splitlines()
         return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:"))
     except (OSError, StopIteration):
         pass
+    if process is not None:
+        return None
     try:
         import resource
     except ImportError:

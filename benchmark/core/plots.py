@@ -172,7 +172,20 @@ def draw_sweep(axes: Any, legs: Sequence[Leg], sweep: str, *, latency: bool = Fa
             [at - bound for at, bound in zip(middle, low, strict=True)],
             [bound - at for at, bound in zip(middle, high, strict=True)],
         ]
-        axes.errorbar(places, middle, errors, capsize=3, label=own[0].title, **style_of(contender))
+        style = style_of(contender)
+        axes.errorbar(places, middle, errors, capsize=3, label=own[0].title, **style)
+        hollow = [
+            (at, to) for leg, at, to in zip(own, places, middle, strict=True) if leg.extrapolated
+        ]
+        if hollow:
+            colours = {"markerfacecolor": "white", "markeredgecolor": style["color"]}
+            axes.plot(
+                *zip(*hollow, strict=True),
+                linestyle="none",
+                marker=style["marker"],
+                zorder=4,
+                **colours,
+            )
     axes.set_yscale("log")
     if sweep in ("samples", "batch"):
         axes.set_xscale("log")
@@ -213,7 +226,8 @@ def write_scaling_plot(path: Path, run: Mapping[str, Any], legs: Sequence[Leg]) 
         axes[0].set_title(f"{title} against {sweep}", fontsize=10.5)
         axes[1].legend(fontsize=8, frameon=False, loc="center left", bbox_to_anchor=(1.01, 0.5))
     figure.suptitle(
-        f"{run['dataset']['name']}; {run['environment']['cpu']}; bars are 95 % intervals",
+        f"{run['dataset']['name']}; {run['environment']['cpu']}; bars are bootstrap intervals; "
+        "hollow: extrapolated",
         fontsize=10.5,
     )
     figure.tight_layout(rect=(0, 0, 1, 0.985))

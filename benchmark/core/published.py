@@ -362,7 +362,7 @@ def losses(library: Library) -> list[Block]:
         reached = speedup(rival, best).value >= goal.times
         rows.append(
             [
-                f"{goal.method}, {recorded.fact('case.n_qubits')} qubits, {goal.observable}",
+                f"{goal.method}, {recorded.fact('case.n_qubits')} qubits, `{goal.observable}`",
                 rival.title,
                 library.book.cite(f"{goal.times:g}×", recorded.path.name, 1, "the design's goal"),
                 recorded.ratio(rival, best),
@@ -511,8 +511,8 @@ def raw_encoding(library: Library) -> list[Block]:
         return [*found, missing("raw encoding", "python benchmark/benchmark_scaling.py")]
     found.append(
         Text(
-            f"Amplitude encoding of {recorded.run['dataset']['name']}, float64 features to "
-            f"complex128 states ({recorded.link()}); * on fewer rows, times extrapolated. QDP "
+            f"Amplitude encoding of {recorded.run['dataset']['name']}, `float64` features to "
+            f"`complex128` states ({recorded.link()}); * on fewer rows, times extrapolated. QDP "
             "writes into a reused array, as NumPy and PyTorch do here; the rest return new ones."
         )
     )
@@ -1026,7 +1026,7 @@ def roofline(library: Library) -> list[Block]:
             ]
         )
     rates = ", ".join(
-        f"{level} {recorded.value(machine, f'{rate / 1e9:.0f}', f'bytes_per_s.{level}')}"
+        f"`{level}` {recorded.value(machine, f'{rate / 1e9:.0f}', f'bytes_per_s.{level}')}"
         for level, rate in machine["bytes_per_s"].items()
     )
     return [

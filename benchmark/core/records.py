@@ -50,7 +50,9 @@ class Leg:
     peak_memory_bytes: int | None = None
     versions: dict[str, str] = field(default_factory=dict)
     details: dict[str, str] = field(default_factory=dict)
-    # What each repetition used, as benchmark.core.metering reads it.
+    # How many calls each repetition is the mean of, and what a call used, as
+    # benchmark.core.metering reads it.
+    calls: list[int] = field(default_factory=list)
     metering: list[dict[str, Any]] = field(default_factory=list)
     # Where a run goes through several cases: which series this is a point of, and its case.
     sweep: str = ""
@@ -61,6 +63,11 @@ class Leg:
     def ok(self) -> bool:
         """Whether the leg was checked and timed."""
         return self.status == "ok"
+
+    @property
+    def point(self) -> tuple[str, str, int]:
+        """What all legs of one point of a sweep have in common."""
+        return self.sweep, repr(self.case), self.n_samples
 
     @property
     def extrapolated(self) -> bool:
@@ -97,6 +104,21 @@ class Leg:
         return statistics.median(seconds) if seconds else None
 
     @property
+    def gpu(self) -> dict[str, float]:
+        """The GPU's readings over all repetitions: the most memory, and means of the rest."""
+        found: dict[str, list[float]] = {}
+        for one in self.metering:
+            for name, value in one.get("gpu", {}).items():
+                if isinstance(value, Mapping):
+                    found.setdefault(name, []).append(
+                        value["max" if name == "memory_bytes" else "mean"]
+                    )
+        return {
+            name: max(values) if name == "memory_bytes" else sum(values) / len(values)
+            for name, values in found.items()
+        }
+
+    @property
     def encoding(self) -> float:
         """The median encoding time for all rows, never more than the median total."""
         encoding = statistics.median([time * self.factor for time in self.encoding_ms])
@@ -131,6 +153,14 @@ class Leg:
         """Build the leg that ``to_json`` wrote; what was derived is derived again."""
         known = {item.name for item in fields(cls)} - {"result"}
         return cls(**{key: value for key, value in values.items() if key in known})
+
+
+def state_bytes(leg: Leg) -> int | None:
+    """Return the bytes that all of a leg's states take, None where its case is not known."""
+    if not leg.case:
+        return None
+    size = 16 if leg.case["precision"] == "double" else 8
+    return int(leg.n_samples * size << leg.case["n_qubits"])
 
 
 def atomic_write(path: Path, content: bytes) -> None:
@@ -254,6 +284,7 @@ SCALING_COLUMNS = (
     "n_qubits",
     "n_layers",
     "n_samples",
+    "dataset",
     "threads",
     "precision",
     "contender",
@@ -267,8 +298,16 @@ SCALING_COLUMNS = (
     "latency_ms",
     "samples_per_second",
     "noisy",
+    "speedup_of_qdp",
+    "speedup_low",
+    "speedup_high",
     "cpu_s",
     "peak_memory_bytes",
+    "state_bytes",
+    "gpu_memory_bytes",
+    "gpu_utilization_percent",
+    "gpu_power_w",
+    "gpu_clock_mhz",
     "max_difference",
 )
 
@@ -278,9 +317,11 @@ def write_scaling_csv(path: Path, run: Mapping[str, Any], legs: Sequence[Leg]) -
     buffer = io.StringIO()
     writer = csv.DictWriter(buffer, SCALING_COLUMNS, lineterminator="\n")
     writer.writeheader()
+    own = {leg.point: leg for leg in legs if leg.contender == "qdp" and leg.ok}
     for leg in legs:
         case = leg.case
         row: dict[str, Any] = {
+            "dataset": run["dataset"]["name"],
             "sweep": leg.sweep,
             "task": case["kind"],
             "what": case.get("encoding", case.get("method")),
@@ -290,6 +331,7 @@ def write_scaling_csv(path: Path, run: Mapping[str, Any], legs: Sequence[Leg]) -
                 key: getattr(leg, key)
                 for key in ("n_samples", "contender", "status", "reason", "max_difference")
             },
+            "state_bytes": state_bytes(leg),
         }
         if leg.ok:
             total = leg.total
@@ -304,7 +346,15 @@ def write_scaling_csv(path: Path, run: Mapping[str, Any], legs: Sequence[Leg]) -
                 "noisy": leg.noisy,
                 "cpu_s": leg.cpu_seconds,
                 "peak_memory_bytes": leg.peak_memory_bytes,
+                **{f"gpu_{name}": f"{value:.6g}" for name, value in leg.gpu.items()},
             }
+            if leg.point in own:
+                found = statistics.ratio(leg.totals, own[leg.point].totals)
+                row |= {
+                    "speedup_of_qdp": f"{found.value:.4g}",
+                    "speedup_low": f"{found.low:.4g}",
+                    "speedup_high": f"{found.high:.4g}",
+                }
         writer.writerow(row)
     atomic_write(path, buffer.getvalue().encode())
 

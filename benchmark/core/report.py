@@ -8,7 +8,7 @@ does not support it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +16,7 @@ import numpy as np
 
 from benchmark.core import statistics
 from benchmark.core.contenders import OWN, ROADMAP_RIVAL
-from benchmark.core.records import Leg
+from benchmark.core.records import Leg, state_bytes
 
 RULE = "=" * 60
 METHOD_TITLES = {"parameter-shift": "Parameter-Shift Rule", "adjoint": "Adjoint Method"}
@@ -414,11 +414,16 @@ def scaling_header(run: Mapping[str, Any]) -> str:
         f"Tasks:      {', '.join(arguments['tasks'])}",
         f"Data:       {run['dataset']['name']} ({run['dataset']['description']})",
         f"CPU:        {machine['cpu']}, {machine['cpus_usable']} usable",
+        f"GPU:        {', '.join(machine['gpus']) or 'none'}",
         f"Warmup:     {arguments['warmup']}, Runs: {arguments['runs']}, "
         f"limit {arguments['time_limit']:g} s a leg",
-        RULE,
     ]
-    return "\n".join(lines)
+    if arguments["runs"] < statistics.LEAST_FOR_INTERVAL:
+        lines.append(
+            f"            (with fewer than {statistics.LEAST_FOR_INTERVAL} runs an interval is "
+            "little more than their range, not 95 %)"
+        )
+    return "\n".join([*lines, RULE])
 
 
 def megabytes(value: float | None) -> str:
@@ -448,6 +453,8 @@ def scaling_table(legs: Sequence[Leg]) -> str:
             notes.append(f"extrapolated from {leg.rows_measured}")
         if leg.noisy:
             notes.append(f"noisy: interval of {leg.total.relative_spread:.0%} to either side")
+        if leg.gpu:
+            notes.append(gpu_words(leg.gpu))
         cpu = "-" if leg.cpu_seconds is None else f"{leg.cpu_seconds * leg.factor:.3g}"
         lines.append(
             f"  {leg.contender:<18}{leg.total.median:>12.4g}{leg.throughput:>14.1f}"
@@ -459,12 +466,24 @@ def scaling_table(legs: Sequence[Leg]) -> str:
     return "\n".join(lines)
 
 
-def state_bytes(leg: Leg) -> int | None:
-    """Return the bytes that all of a leg's states take, None where its case is not known."""
-    if not leg.case:
-        return None
-    size = 16 if leg.case["precision"] == "double" else 8
-    return int(leg.n_samples * size << leg.case["n_qubits"])
+def gpu_words(readings: Mapping[str, float]) -> str:
+    """Say what a GPU did during the timed region.
+
+    >>> gpu_words({"utilization_percent": 87.4, "memory_bytes": 3 * 2**30, "power_w": 312.2})
+    'GPU: 87 % busy, 3072 MB in use, 312 W'
+    """
+    forms = {
+        "utilization_percent": ("{:.0f} % busy", 1.0),
+        "memory_bytes": ("{:.0f} MB in use", 2.0**-20),
+        "power_w": ("{:.0f} W", 1.0),
+        "clock_mhz": ("{:.0f} MHz", 1.0),
+    }
+    words = [
+        form.format(readings[name] * scale)
+        for name, (form, scale) in forms.items()
+        if name in readings
+    ]
+    return f"GPU: {', '.join(words)}"
 
 
 def scaling_summary(legs: Sequence[Leg]) -> str:
@@ -472,13 +491,16 @@ def scaling_summary(legs: Sequence[Leg]) -> str:
     lines = [RULE, "RESULTS SUMMARY", RULE]
     points: dict[tuple[str, str, int], list[Leg]] = {}
     for leg in legs:
-        points.setdefault((leg.sweep, repr(leg.case), leg.n_samples), []).append(leg)
+        points.setdefault(leg.point, []).append(leg)
     lines.append(f"{'Sweep':<9}{'Point':<58}{'Samples/s':>12}  against the fastest rival")
     for (sweep, _, n_samples), found in points.items():
         own, rival = find(found, "qdp"), fastest_rival(found)
         case = found[0].case
         what = case.get("encoding") or f"{case['method']} L={case['n_layers']}"
-        point = f"{what} n={case['n_qubits']}, {n_samples} samples, {case['threads']} threads"
+        plural = "s" if case["threads"] > 1 else ""
+        point = (
+            f"{what} n={case['n_qubits']}, {n_samples} samples, {case['threads']} thread{plural}"
+        )
         rate = "-" if own is None else f"{own.throughput:.0f}"
         words = (
             f"{ratio_words(rival, own)} {rival.contender}"
@@ -486,16 +508,21 @@ def scaling_summary(legs: Sequence[Leg]) -> str:
             else "nothing to compare"
         )
         lines.append(f"{sweep:<9}{point:<58}{rate:>12}  {words}")
-    lost = [
-        found
-        for found in points.values()
-        if (own := find(found, "qdp"))
-        and (rival := fastest_rival(found))
-        and speedup(rival, own).high < 1
+    return "\n".join([*lines, *_verdict(points.values())])
+
+
+def _verdict(points: Iterable[Sequence[Leg]]) -> list[str]:
+    """Say at how many points QDP won and lost, each counted once where sweeps cross."""
+    words = {"won": 0, "lost": 0, "unclear": 0, "not compared": 0}
+    for found in {leg[0].point[1:]: leg for leg in points}.values():
+        own, rival = find(found, "qdp"), fastest_rival(found)
+        if own is None or rival is None:
+            words["not compared"] += 1
+            continue
+        ratio = speedup(rival, own)
+        words["unclear" if not ratio.significant else "won" if ratio.value > 1 else "lost"] += 1
+    return [
+        f"Against the fastest rival of each of {sum(words.values())} different points QDP won at "
+        f"{words['won']} and lost at {words['lost']}; {words['unclear']} not significant, "
+        f"{words['not compared']} without a comparison."
     ]
-    lines.append(
-        f"QDP lost to a rival at {len(lost)} of {len(points)} points."
-        if lost
-        else "QDP lost to no rival at any point."
-    )
-    return "\n".join(lines)

@@ -41,11 +41,12 @@ MOST_CHECK_ROWS = 8
 
 @dataclass(frozen=True)
 class Settings:
-    """How to measure: repetitions and the seconds that one leg may take."""
+    """How to measure: repetitions, the seconds that one leg may take, the GPU that is metered."""
 
     warmup: int = 1
     runs: int = 3
     time_limit: float = 60.0
+    gpu: int = 0
 
 
 class LegStopped(Exception):
@@ -67,6 +68,7 @@ class WorkerProcess:
         features: Path,
         folder: Path,
         module: str = "benchmark.core.worker",
+        gpu: int = 0,
     ) -> None:
         self.name = name
         variables = dict(os.environ)
@@ -86,7 +88,14 @@ class WorkerProcess:
         self._lines: queue.Queue[str | None] = queue.Queue()
         assert self._process.stdout is not None
         threading.Thread(target=self._read, args=(self._process.stdout,), daemon=True).start()
-        self._send({"contender": name, "case": case.to_json(), "features": str(features)})
+        self._send(
+            {
+                "contender": name,
+                "case": case.to_json(),
+                "features": str(features),
+                "gpu": gpu,
+            }
+        )
 
     def _read(self, stream: IO[str]) -> None:
         for line in stream:
@@ -232,7 +241,9 @@ class _Session:
             # All import and compile side by side; what follows is one after the other.
             for leg in legs:
                 self.progress(f"{leg.contender}: start")
-                worker = WorkerProcess(leg.contender, self.case, self.path, self.folder)
+                worker = WorkerProcess(
+                    leg.contender, self.case, self.path, self.folder, gpu=self.settings.gpu
+                )
                 started.append((leg, worker))
             ready = [(leg, worker) for leg, worker in started if self._ready(leg, worker)]
             for leg, worker in ready:
@@ -345,6 +356,7 @@ class _Session:
                     item.leg.encoding_ms.append(float(sample["encoding_ms"]))
                     item.leg.circuit_ms.append(float(sample["circuit_ms"]))
                     item.leg.metering.append(sample["metering"])
+                    item.leg.calls.append(int(sample["calls"]))
                     item.leg.rows_measured = item.rows
 
     def _finish(self, item: _Running) -> None:

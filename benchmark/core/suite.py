@@ -15,7 +15,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from benchmark.core.command_line import EXIT_INTERRUPTED
 from benchmark.core.environment import REPOSITORY
+from benchmark.core.records import atomic_write
 
 GRADIENT = "benchmark/benchmark_gradient.py"
 SCALING = "benchmark/benchmark_scaling.py"
@@ -34,6 +36,11 @@ class Step:
         """Return the command line that puts its records into a folder."""
         start = [self.script] if self.script.endswith(".py") else ["-m", self.script]
         return [sys.executable, *start, *self.arguments.split(), "--output-dir", str(output)]
+
+    @property
+    def note(self) -> str:
+        """What is written down of a step done: with its arguments, for both suites share names."""
+        return f"{self.name}: {self.script} {self.arguments}".rstrip()
 
 
 _PROTOCOL = "--warmup 3 --runs 10"
@@ -149,7 +156,8 @@ def run(
 ) -> int:
     """Run the steps one after the other; return 0, or 1 where one failed, 130 on Ctrl-C.
 
-    ``output`` gets the records, and a note of each step done, by which ``resume`` knows it.
+    ``output`` gets the records, a note of each step done, by which ``resume`` knows it, and one of
+    the records of a step interrupted, with which ``resume`` lets its script go on.
     """
     names = [step.name for step in steps]
     for name in only or ():
@@ -160,30 +168,61 @@ def run(
         for step in chosen:
             print(f"{step.name}: {' '.join(step.command(output)[1:])}")
         return 0
-    given, output = output, output.resolve()
+    given, output = output, output.resolve()  # the steps run in the repository's folder
     output.mkdir(parents=True, exist_ok=True)
-    notes = output / ".steps-done"
+    notes, begun = output / ".steps-done", output / ".step-begun"
     done = notes.read_text(encoding="utf-8").splitlines() if resume and notes.exists() else []
     failed = []
     for number, step in enumerate(chosen, start=1):
         print(f"\n=== [{number}/{len(chosen)}] {step.name}", flush=True)
-        if step.name in done:
+        if step.note in done:
             print("done before")
             continue
+        command = step.command(output)
+        if resume:
+            command += _continuation(step, begun, output)
+        before = set(output.glob("*.jsonl"))
         start = time.monotonic()
-        try:
-            status = subprocess.run(step.command(output), cwd=REPOSITORY, check=False).returncode
-        except KeyboardInterrupt:
-            print("\ninterrupted; --resume leaves out the steps done", file=sys.stderr)
-            return 130
+        status = _run_to_its_end(command)
+        if status == EXIT_INTERRUPTED:
+            new = sorted(set(output.glob("*.jsonl")) - before)
+            if new:
+                atomic_write(begun, f"{step.note}\n{new[-1].name}\n".encode())
+            print("\ninterrupted; --resume goes on with this step", file=sys.stderr)
+            return EXIT_INTERRUPTED
+        begun.unlink(missing_ok=True)
         print(f"=== {step.name}: {time.monotonic() - start:.0f} s", flush=True)
         if status != 0:
             failed.append(f"{step.name} (exit status {status})")
             continue
-        done.append(step.name)
-        notes.write_text("".join(f"{name}\n" for name in done), encoding="utf-8")
+        done.append(step.note)
+        atomic_write(notes, "".join(f"{note}\n" for note in done).encode())
     if failed:
         print(f"error: {', '.join(failed)}", file=sys.stderr)
         return 1
     print(f"\nAll done. The report: python -m benchmark report --records {given}")
     return 0
+
+
+def _run_to_its_end(command: Sequence[str]) -> int:
+    """Run a command and return its status. Ctrl-C reaches it too, and it gets the time to save."""
+    interrupted = False
+    with subprocess.Popen(command, cwd=REPOSITORY) as process:
+        while True:
+            try:
+                status = process.wait()
+                break
+            except KeyboardInterrupt:
+                if interrupted:
+                    process.kill()
+                interrupted = True
+    return EXIT_INTERRUPTED if interrupted else status
+
+
+def _continuation(step: Step, begun: Path, output: Path) -> list[str]:
+    """Return the arguments by which a step goes on with its own interrupted records, if any."""
+    if not begun.exists():
+        return []
+    note, name = begun.read_text(encoding="utf-8").splitlines()
+    goes_on = note == step.note and step.script in (GRADIENT, SCALING)
+    return ["--resume", str(output / name)] if goes_on else []

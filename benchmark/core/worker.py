@@ -7,15 +7,16 @@ a .npy file and results go to one. The commands:
 
   {"do": "check", "rows": r, "path": p}     result for the first r rows to p, untimed
   {"do": "plan", "rows": r, "budget_s": b}  how many of r rows one repetition does in b seconds
-  {"do": "repeat", "rows": k}               one timed repetition, a short one behind an untimed
+  {"do": "repeat", "rows": k}               one timed repetition, the mean of several short calls
   {"do": "save", "rows": r, "path": p}      result for the first r rows of the last repetition to p
-  {"do": "finish"}                          peak memory, then exit
+  {"do": "finish"}                          peak memory with child processes, then exit
 """
 
 from __future__ import annotations
 
 import gc
 import json
+import math
 import os
 import sys
 import time
@@ -27,12 +28,15 @@ import numpy as np
 from benchmark.core import environment
 from benchmark.core.cases import case_from_json
 from benchmark.core.contenders import BY_KIND, Contender, Repeat
-from benchmark.core.metering import Meter
+from benchmark.core.metering import Meter, peak_bytes
 
 PROBE_GROWTH = 4
 # A run shorter than this follows an untimed one at once. Contenders take turns, and a process
 # that comes to its turn finds cores asleep and caches cold, which no loop over batches would.
 SHORT_S = 0.1
+# A repetition goes on for about this long: calls of microseconds, each timed alone, would tell of
+# the processor's waking up, and more so the faster the contender is.
+LEAST_TIMED_S = 0.02
 
 
 class Worker:
@@ -45,7 +49,7 @@ class Worker:
         self.contender: Contender | None = None
         self.last: Repeat | None = None
         self.last_s = float("inf")
-        self.meter = Meter()
+        self.meter = Meter(index=request.get("gpu", 0))
 
     def prepare(self) -> dict[str, Any]:
         """Import and compile; answer ready, unsupported or skipped."""
@@ -68,21 +72,47 @@ class Worker:
             "details": self.contender.details(),
         }
 
-    def _run(self, rows: int, *, warm: bool = False) -> float:
-        """Return the wall time of one run, no garbage collected in it; ``warm``: behind another."""
+    def _run(self, rows: int) -> float:
+        """Return the wall time of one run, no garbage collected in it."""
         assert self.contender is not None
         gc.collect()
         gc.disable()
         try:
-            if warm:
-                self.contender.run(rows)
-            with self.meter:
-                start = time.perf_counter()
-                self.last = self.contender.run(rows)
-                self.last_s = time.perf_counter() - start
+            start = time.perf_counter()
+            self.last = self.contender.run(rows)
+            self.last_s = time.perf_counter() - start
             return self.last_s
         finally:
             gc.enable()
+
+    def _repeat(self, rows: int) -> dict[str, Any]:
+        """Time one repetition: means over as many calls as fill LEAST_TIMED_S."""
+        assert self.contender is not None
+        if self.last_s < SHORT_S:
+            self._run(rows)
+        calls = max(1, math.ceil(LEAST_TIMED_S / self.last_s))
+        gc.collect()
+        gc.disable()
+        try:
+            encoding_ms = circuit_ms = 0.0
+            with self.meter:
+                start = time.perf_counter()
+                for _ in range(calls):
+                    self.last = self.contender.run(rows)
+                    encoding_ms += self.last.encoding_ms
+                    circuit_ms += self.last.circuit_ms
+                self.last_s = (time.perf_counter() - start) / calls
+        finally:
+            gc.enable()
+        metering = self.meter.read()
+        return {
+            "event": "repeat",
+            "calls": calls,
+            "encoding_ms": encoding_ms / calls,
+            "circuit_ms": circuit_ms / calls,
+            "wall_s": self.last_s,
+            "metering": {**metering, "cpu_s": metering["cpu_s"] / calls},
+        }
 
     def answer(self, command: dict[str, Any]) -> dict[str, Any]:
         """Carry out one command."""
@@ -96,19 +126,12 @@ class Worker:
             case "plan":
                 return self._plan(command["rows"], command["budget_s"])
             case "repeat":
-                wall_s = self._run(command["rows"], warm=self.last_s < SHORT_S)
-                assert self.last is not None
-                return {
-                    "event": "repeat",
-                    "encoding_ms": self.last.encoding_ms,
-                    "circuit_ms": self.last.circuit_ms,
-                    "wall_s": wall_s,
-                    "metering": self.meter.read(),
-                }
+                return self._repeat(command["rows"])
             case "finish":
+                peak = peak_bytes()
                 if self.contender is not None:
                     self.contender.close()
-                return {"event": "finished", "peak_memory_bytes": environment.peak_memory()}
+                return {"event": "finished", "peak_memory_bytes": peak}
         raise ValueError(f"unknown command {command['do']!r}")
 
     def _plan(self, rows: int, budget_s: float) -> dict[str, Any]:

@@ -101,7 +101,8 @@ def load(
     available = len(images.pixels)
     if n_samples > available:
         raise DatasetError(
-            f"expected at most {available} samples of {name} ({images.source}), got {n_samples}"
+            f"expected at most {available} samples of {name} ({images.source}), got {n_samples}; "
+            f"take fewer (a script with --dataset-samples repeats those that it names)"
         )
     pixels = images.pixels[:n_samples]
     scale = 16.0 if name == "digits" else 255.0

@@ -67,6 +67,24 @@ def test_states(name, encoding):
             contender.close()
 
 
+@pytest.mark.parametrize("encoding", ENCODINGS)
+def test_numpy_spreads_many_rows_over_threads(encoding):
+    case = EncodingCase(encoding, 10, threads=2)
+    width = 700 if encoding == "amplitude" else 10
+    features = np.random.default_rng(4).normal(size=(301, width))
+    contender = ENCODERS["numpy"](case, features)
+    contender.prepare()
+    parts = []
+    real = contender.encode_part
+    contender.encode_part = lambda *bounds: (parts.append(bounds), real(*bounds))
+    found = contender.run(301).result
+    contender.close()
+    assert sorted(parts) == [(0, 151), (151, 301)]
+    for rows in (slice(0, 3), slice(149, 153), slice(298, 301)):
+        expected = expected_states(encoding, features[rows], 10)
+        np.testing.assert_allclose(found[rows], expected, rtol=0, atol=case.tolerance)
+
+
 def test_legs_of_an_encoding_are_checked_and_timed(monkeypatch):
     case = EncodingCase("angle", 3, threads=1)
     features = np.random.default_rng(3).normal(size=(40, 3))

@@ -3,12 +3,14 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import time
 from types import SimpleNamespace
 
 import pytest
 
-from benchmark.core.metering import Meter
+from benchmark.core.metering import Meter, check_gpu, peak_bytes
 
 pytest.importorskip("psutil")
 
@@ -18,8 +20,15 @@ class FakeNvml:
 
     NVML_CLOCK_SM = 1
 
-    def __init__(self):
+    class NVMLError(Exception):
+        pass
+
+    def __init__(self, *, power=True):
         self.readings = 0
+        self.power = power
+
+    def nvmlDeviceGetCount(self):
+        return 1
 
     def nvmlDeviceGetHandleByIndex(self, index):
         assert index == 0
@@ -33,6 +42,8 @@ class FakeNvml:
         return SimpleNamespace(used=2**30)
 
     def nvmlDeviceGetPowerUsage(self, device):
+        if not self.power:
+            raise self.NVMLError("not supported")
         return 250_000
 
     def nvmlDeviceGetClockInfo(self, device, kind):
@@ -68,3 +79,44 @@ def test_gpu_readings():
     assert gpu["memory_bytes"] == {"mean": 2.0**30, "max": 2.0**30}
     assert gpu["power_w"]["mean"] == 250
     assert gpu["clock_mhz"]["max"] == 1980
+    assert gpu["readings"] == nvml.readings
+
+
+def test_a_short_region_is_read_at_both_ends():
+    nvml = FakeNvml()
+    meter = Meter(nvml=nvml)
+    with meter:
+        pass
+    assert meter.read()["gpu"]["utilization_percent"] == {"mean": 15, "max": 20}
+
+
+def test_what_a_gpu_does_not_offer_is_absent():
+    meter = Meter(nvml=FakeNvml(power=False))
+    with meter:
+        pass
+    assert set(meter.read()["gpu"]) == {
+        "readings",
+        "utilization_percent",
+        "memory_bytes",
+        "clock_mhz",
+    }
+
+
+def test_a_gpu_asked_for_must_be_there():
+    check_gpu(0, nvml=None)
+    check_gpu(0, nvml=FakeNvml())
+    for nvml, count in ((None, 0), (FakeNvml(), 1)):
+        with pytest.raises(ValueError, match=f"below the {count} NVIDIA GPUs found, got 1"):
+            check_gpu(1, nvml=nvml)
+
+
+def test_peak_memory_counts_children():
+    before = peak_bytes()
+    code = "b = bytearray(100 * 2**20); b[::4096] = bytes(len(b[::4096])); print(); input()"
+    with subprocess.Popen(
+        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as child:
+        child.stdout.readline()
+        assert peak_bytes() - before > 100 * 2**20
+        child.communicate(b"\n")
+    assert peak_bytes() - before < 50 * 2**20

@@ -49,6 +49,8 @@ def test_legs_are_checked_and_timed() -> None:
         assert leg.max_difference is not None
         assert leg.max_difference < 1e-12
         assert leg.check_rows == 5
+        assert len(leg.calls) == 2
+        assert all(calls >= 1 for calls in leg.calls)
         assert leg.result is not None
         np.testing.assert_allclose(leg.result, expected, atol=1e-12)
         assert leg.peak_memory_bytes is not None
@@ -135,7 +137,7 @@ def plan(monkeypatch: pytest.MonkeyPatch, rows: int, budget_s: float, **times: f
     case = statevector.make_case(2, 1)
     instance = object.__new__(worker.Worker)
     instance.case, instance.kind, instance.last = case, FakeContender, None
-    instance.meter = Meter()
+    instance.meter = Meter(nvml=None)
     instance.contender = FakeContender(case, statevector.make_features(rows, 4))
     return instance.answer({"do": "plan", "rows": rows, "budget_s": budget_s})
 
@@ -161,6 +163,53 @@ def test_plan_never_takes_less_than_one_row(monkeypatch: pytest.MonkeyPatch) -> 
     found = plan(monkeypatch, 10, 0.01, seconds_a_row=0.05)
     assert found["rows"] == 1
     assert found["seconds"] >= 0.05
+
+
+@pytest.mark.parametrize(
+    ("seconds", "most", "least"), [(0.001, 20, 10), (0.03, 1, 1), (0.15, 1, 1)]
+)
+def test_a_repetition_of_short_calls_is_their_mean(
+    seconds: float, most: int, least: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(FakeContender, "seconds_a_row", seconds)
+    case = statevector.make_case(2, 1)
+    instance = object.__new__(worker.Worker)
+    instance.meter = Meter(nvml=None)
+    instance.contender = FakeContender(case, statevector.make_features(1, 4))
+    runs: list[int] = []
+    real = instance.contender.run
+
+    def run(rows: int) -> Any:
+        runs.append(rows)
+        found = real(rows)
+        return Repeat(found.result, 0.5 * len(runs), 2.0)
+
+    monkeypatch.setattr(instance.contender, "run", run)
+    instance.last_s = seconds
+    found = instance.answer({"do": "repeat", "rows": 1})
+    calls = found["calls"]
+    assert least <= calls <= most
+    untimed = len(runs) - calls
+    assert untimed == (1 if seconds < worker.SHORT_S else 0)
+    timed = range(untimed + 1, len(runs) + 1)
+    assert found["encoding_ms"] == pytest.approx(0.5 * sum(timed) / calls)
+    assert found["circuit_ms"] == pytest.approx(2.0)
+    assert found["wall_s"] >= seconds
+
+
+def test_memory_of_helper_processes_counts() -> None:
+    pytest.importorskip("pennylane_lightning")
+    if len(os.sched_getaffinity(0)) < 2:
+        pytest.skip("one CPU: no helper processes")
+    features = statevector.make_features(6, 8)
+    peaks = []
+    for threads in (1, 2):
+        case = statevector.make_case(3, 1, threads=threads)
+        (leg,) = run_size(case, features, ["lightning-cpp"], Settings(0, 1, 5.0))
+        assert leg.ok, leg.reason
+        peaks.append(leg.peak_memory_bytes or 0)
+    # Each of two processes imports PennyLane, which is most of the memory here.
+    assert peaks[1] > 1.5 * peaks[0]
 
 
 def test_slow_contender_is_extrapolated_or_timed_out() -> None:

@@ -5,12 +5,14 @@ from __future__ import annotations
 
 import csv
 import json
+import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from benchmark import benchmark_scaling
-from benchmark.core import records, report, runner
+from benchmark.core import command_line, plots, records, report, runner
 from benchmark.core.cases import EncodingCase
 from benchmark.core.command_line import Journal
 from benchmark.core.records import Leg
@@ -82,7 +84,15 @@ def test_a_run_records_every_point(recorded):
     with next(recorded.glob("*.csv")).open() as handle:
         rows = list(csv.DictReader(handle))
     assert len(rows) == len(legs)
-    assert float(rows[0]["samples_per_second"]) == pytest.approx(legs[0].throughput, rel=1e-5)
+    for row, leg in zip(rows, legs, strict=True):
+        assert float(row["samples_per_second"]) == pytest.approx(leg.throughput, rel=1e-5)
+        own = next(one for one in legs if one.point == leg.point and one.contender == "qdp")
+        speedup = leg.total.median / own.total.median
+        assert float(row["speedup_of_qdp"]) == pytest.approx(speedup, rel=1e-3)
+        assert float(row["speedup_low"]) <= speedup * 1.001
+        assert int(row["state_bytes"]) == leg.n_samples * 2 ** leg.case["n_qubits"] * 16
+        assert row["dataset"] == "digits"
+        assert row["gpu_memory_bytes"] == "" or float(row["gpu_memory_bytes"]) > 0
     (picture,) = recorded.glob("*.png")
     assert picture.read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
 
@@ -116,17 +126,22 @@ def test_an_interrupted_run_goes_on(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(runner, "run_size", interrupted)
     arguments = [*TINY, "--sweeps", "samples", "--tasks", "encoding", "--output-dir", str(tmp_path)]
     assert benchmark_scaling.main(arguments) == 130
-    assert "interrupted after 1 points; go on with" in capsys.readouterr().err
+    assert "interrupted after 1 point; go on with" in capsys.readouterr().err
     (path,) = tmp_path.glob("*.jsonl")
     assert len(records.read_records(path)[1]) == 2
     assert benchmark_scaling.main([*arguments, "--resume", str(path)]) == 0
-    assert calls == [3, 6, 6, 3, 6], "the first point was not measured again"
+    assert calls == [3, 6, 6, 3, 6], "the first point is not measured again"
     _, legs = records.read_records(path)
     assert [leg.n_samples for leg in legs] == [3, 3, 6, 6, 3, 3, 6, 6]
     capsys.readouterr()
     changed = [*arguments, "--runs", "3", "--resume", str(path)]
     assert benchmark_scaling.main(changed) == 2
     assert "expected a run with the same --runs, got 2 there and 3 now" in capsys.readouterr().err
+    assert benchmark_scaling.main([*arguments, "--no-save", "--resume", str(path)]) == 2
+    assert "which --no-save forbids" in capsys.readouterr().err
+    table = path.with_suffix(".csv")
+    assert benchmark_scaling.main([*arguments, "--resume", str(table)]) == 2
+    assert "expected --resume to name a .jsonl file" in capsys.readouterr().err
 
 
 def test_a_journal_refuses_another_machine(tmp_path):
@@ -144,6 +159,8 @@ def test_a_journal_refuses_another_machine(tmp_path):
     other = {**run, "environment": {**run["environment"], "cpu": "two"}}
     with pytest.raises(ValueError, match="same processor, got 'one' there and 'two' now"):
         Journal.open(other, resume=path, **options)
+    with pytest.raises(ValueError, match="same versions, got None there"):
+        Journal.open({**run, "versions": {"numpy": "9"}}, resume=path, **options)
 
 
 @pytest.mark.parametrize(
@@ -153,13 +170,13 @@ def test_a_journal_refuses_another_machine(tmp_path):
         (["--threads", "4096"], "expected at most .* threads"),
         (["--dataset", "nowhere.npy"], "or the path of a file, got 'nowhere.npy'"),
         (["--dataset", "digits", "--samples", "5000"], "expected at most 1797 samples"),
+        (["--gpu", "99"], "expected --gpu below the .* NVIDIA GPUs found, got 99"),
+        (["--sweeps", "layers", "--tasks", "encoding"], "a sweep that varies something"),
     ],
 )
 def test_wrong_arguments(arguments, message, capsys):
     assert benchmark_scaling.main([*arguments, "--no-save"]) == 2
     error = capsys.readouterr().err
-    import re
-
     assert re.search(message, error), error
 
 
@@ -182,7 +199,32 @@ def test_features_of_every_source(tmp_path):
         features_for(str(tmp_path / "rows.npy"), 21, 3)
 
 
-def leg_of(contender, times, n_samples=10):
+def test_rows_of_points(tmp_path):
+    source = np.random.default_rng(5).normal(size=(6, 4))
+    np.save(tmp_path / "six.npy", source)
+    arguments = benchmark_scaling.build_parser().parse_args(
+        (
+            "--dataset-samples 5 --threads 1 --samples 2 13 --n-qubits 2 --n-samples 3 "
+            f"--qubits 1 3 --dataset {tmp_path / 'six.npy'}"
+        ).split()
+    )
+    points = list(benchmark_scaling.all_points(benchmark_scaling.checked(arguments)))
+    rows = benchmark_scaling.Rows(arguments, points)
+    assert rows.name == "six.npy"
+    assert str(tmp_path) not in rows.description
+    for point in points:
+        found = rows.of(point)
+        assert len(found) == point.n_samples
+        if point.case.n_qubits > 1:
+            expected = source[np.arange(point.n_samples) % 5]
+            np.testing.assert_array_equal(found, expected)
+        else:  # two principal components of the three rows that are wanted
+            assert found.shape == (3, 2)
+    shown = command_line.describe_run("scaling", arguments)["arguments"]
+    assert shown["dataset"] == "six.npy", "records are published"
+
+
+def leg_of(contender, times, n_samples=10, **options):
     case = {"kind": "encoding", **EncodingCase("angle", 3).to_json()}
     return Leg(
         contender,
@@ -190,19 +232,54 @@ def leg_of(contender, times, n_samples=10):
         "none",
         n_samples,
         "ok",
-        rows_measured=n_samples,
         encoding_ms=times,
         circuit_ms=[0.0] * len(times),
-        sweep="samples",
-        case=case,
+        **{"sweep": "samples", "rows_measured": n_samples, "case": case, **options},
     )
 
 
 def test_losses_and_noise_are_said():
     legs = [leg_of("qdp", [2.0, 2.0, 2.0]), leg_of("numpy", [1.0, 1.0, 1.0])]
-    assert "QDP lost to a rival at 1 of 1 points" in report.scaling_summary(legs)
-    assert "0.50x (0.50x to 0.50x) numpy" in report.scaling_summary(legs)
-    legs[1] = leg_of("numpy", [3.0, 9.0, 3.0, 9.0])
-    assert "QDP lost to no rival" in report.scaling_summary(legs)
+    # The same point in another sweep counts once.
+    legs += [replace(leg, sweep="qubits") for leg in legs]
+    summary = report.scaling_summary(legs)
+    assert "of 1 different points QDP won at 0 and lost at 1; 0 not significant" in summary
+    assert "0.50x (0.50x to 0.50x) numpy" in summary
+    legs = [legs[0], leg_of("numpy", [3.0, 9.0, 3.0, 9.0])]
+    assert "QDP won at 1 and lost at 0" in report.scaling_summary(legs)
     assert "noisy: interval of" in report.scaling_table(legs)
     assert json.loads(json.dumps(legs[1].to_json()))["derived"]["noisy"]
+    # One run a side claims nothing, and without a rival nothing is won.
+    legs = [leg_of("qdp", [2.0]), leg_of("numpy", [1.0])]
+    assert "won at 0 and lost at 0; 1 not significant" in report.scaling_summary(legs)
+    assert "won at 0 and lost at 0; 0 not significant, 1 without" in report.scaling_summary(
+        legs[:1]
+    )
+
+
+def test_few_runs_and_gpus_are_said():
+    run = {
+        "arguments": {"sweeps": ["samples"], "tasks": ["encoding"], "warmup": 1, "time_limit": 3},
+        "environment": {"cpu": "x", "cpus_usable": 2, "gpus": []},
+        "dataset": {"name": "digits", "description": "images"},
+    }
+    for runs, said in ((5, True), (6, False)):
+        run["arguments"]["runs"] = runs
+        assert ("with fewer than 6 runs" in report.scaling_header(run)) == said
+    assert "GPU:        none" in report.scaling_header(run)
+    reading = {"memory_bytes": {"mean": 1.0, "max": 2.0**30}, "power_w": {"mean": 300, "max": 400}}
+    metering = [{"cpu_s": 1.0, "gpu": {"readings": 2, **reading}}, {"cpu_s": 3.0}]
+    leg = leg_of("qdp", [1.0, 1.0], metering=metering)
+    assert leg.gpu == {"memory_bytes": 2.0**30, "power_w": 300}
+    assert "GPU: 1024 MB in use, 300 W" in report.scaling_table([leg])
+
+
+def test_extrapolated_points_are_hollow():
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots()
+    legs = [leg_of("numpy", [1.0, 2.0], 10), leg_of("numpy", [1.0, 2.0], 100, rows_measured=10)]
+    plots.draw_sweep(axes, legs, "samples")
+    hollow = [line for line in axes.lines if line.get_markerfacecolor() == "white"]
+    assert [line.get_xydata().tolist() for line in hollow] == [[[100, legs[1].throughput]]]
+    pyplot.close(figure)

@@ -3,10 +3,14 @@
 
 from __future__ import annotations
 
+import itertools
+import json
+from pathlib import Path
+
 import numpy as np
 import pytest
 
-from benchmark.core import statistics
+from benchmark.core import comparison, statistics
 
 
 @pytest.mark.parametrize(
@@ -70,3 +74,30 @@ def test_bad_samples_are_refused(samples: list[float]) -> None:
 def test_ratio_refuses_a_denominator_of_zero() -> None:
     with pytest.raises(ValueError, match="positive"):
         statistics.ratio([1.0], [0.0])
+
+
+def test_how_often_equal_measurements_lie_apart() -> None:
+    places = range(6)
+    orders = list(itertools.combinations(places, 3))
+    apart = sum(max(one) < 3 or min(one) >= 3 for one in orders) / len(orders)
+    assert apart == pytest.approx(2 / 20)
+    assert statistics.can_tell_apart(3, 3, level=1 - apart - 1e-9)
+    assert not statistics.can_tell_apart(3, 3, level=1 - apart + 1e-9)
+    # The median lies outside the range of n samples in 2 / 2**n of all cases.
+    n = statistics.LEAST_FOR_INTERVAL
+    assert 2 / 2**n <= 1 - statistics.LEVEL < 2 / 2 ** (n - 1)
+
+
+def test_few_runs_never_cry_wolf(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    before, after = ({("one",): [time] * 3, ("two",): [1.0] * 3} for time in (1.0, 2.0))
+    found = {one.key: one for one in comparison.compare(before, after)}
+    assert found["one",].ratio.significant
+    assert found["one",].word == "not significant", "three a side lie apart in one of ten"
+    paths = []
+    for time in (1.0, 2.0):
+        line = {"contender": "qdp", "encoding": "angle", "rows": 1, "seconds": [time] * 3}
+        paths.append(tmp_path / f"encoding_rates_{len(paths)}_0.jsonl")
+        paths[-1].write_text(json.dumps(line) + "\n")
+    assert comparison.main(*paths, fail_on_slower=True) == 0
+    assert "1 of them have too few runs to show anything" in capsys.readouterr().out
+    assert statistics.can_tell_apart(4, 4)

@@ -14,13 +14,20 @@ from __future__ import annotations
 import time
 from abc import abstractmethod
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from benchmark.core.cases import EncodingCase
-from benchmark.core.contenders.base import Contender, Features, Repeat, milliseconds
+from benchmark.core.contenders.base import (
+    Contender,
+    Features,
+    Repeat,
+    chunk_bounds,
+    milliseconds,
+)
 from benchmark.core.environment import thread_environment
 
 Array = NDArray[Any]
@@ -144,11 +151,13 @@ def template(encoding: str, rows: Any, n_qubits: int) -> None:
         qml.IQPEmbedding(rows, wires=wires)
 
 
-def pennylane_states(encoding: str, n_qubits: int, device: str) -> Callable[[Array], Array]:
+def pennylane_states(
+    encoding: str, n_qubits: int, device: str, **options: Any
+) -> Callable[[Array], Array]:
     """Return a QNode from rows to states on a device of PennyLane's."""
     import pennylane as qml
 
-    @qml.qnode(qml.device(device, wires=n_qubits), diff_method=None)
+    @qml.qnode(qml.device(device, wires=n_qubits, **options), diff_method=None)
     def circuit(rows: Array) -> Any:
         template(encoding, rows, n_qubits)
         return qml.state()
@@ -234,28 +243,42 @@ class NumpyEncoder(Encoder):
 
     name = "numpy"
     title = "NumPy"
-    description = "hand-written, block by block, into a reused array"
+    description = "hand-written, block by block, a thread a core, into a reused array"
 
     def prepare(self) -> None:
-        """Make room for the states."""
+        """Make room for the states and start the threads."""
         shape = (len(self.features), self.case.state_size)
         self.out = np.zeros(shape, self.case.complex_dtype)
+        self.pool = ThreadPoolExecutor(self.case.threads) if self.case.threads > 1 else None
         self.run(min(1, len(self.features)))
 
     def encode(self, rows: int) -> Array:
         """Encode block by block, whatever the array held before, as qdp.encode must."""
-        out = self.out[:rows]
-        features = self.features[:rows]
+        # NumPy lets go of the interpreter's lock; a few blocks are done before a thread wakes up.
+        if self.pool is None or rows * self.case.state_size * 16 < 4 * BLOCK_BYTES:
+            self.encode_part(0, rows)
+        else:
+            bounds = chunk_bounds(rows, -(-rows // self.case.threads))
+            list(self.pool.map(lambda bound: self.encode_part(*bound), bounds))
+        return self.out[:rows]
+
+    def encode_part(self, start: int, stop: int) -> None:
+        """Encode some of the rows."""
+        features, out = self.features[start:stop], self.out[start:stop]
         if self.case.encoding == "amplitude":
             width = features.shape[1]
             amplitude_with(np, features, out[:, :width])
             out[:, width:] = 0
         else:
             WITH_LIBRARY[self.case.encoding](np, features, out)
-        return out
+
+    def close(self) -> None:
+        """End the threads."""
+        if self.pool is not None:
+            self.pool.shutdown()
 
 
-class TorchEncoder(NumpyEncoder):
+class TorchEncoder(Encoder):
     """The same program on torch tensors, torch's threads inside each operation."""
 
     name = "torch"
@@ -317,12 +340,14 @@ class LightningEncoder(Encoder):
     name = "lightning"
     title = "PennyLane lightning.qubit"
     description = "the embedding template in a QNode a row, then qml.state()"
-    precisions = ("double",)
     distributions: ClassVar[tuple[str, ...]] = ("pennylane", "pennylane-lightning", "numpy")
 
     def prepare(self) -> None:
         """Build the QNode."""
-        self.states = pennylane_states(self.case.encoding, self.case.n_qubits, "lightning.qubit")
+        case = self.case
+        self.states = pennylane_states(
+            case.encoding, case.n_qubits, "lightning.qubit", c_dtype=case.complex_dtype
+        )
         self.run(min(1, len(self.features)))
 
     def encode(self, rows: int) -> Array:
@@ -398,6 +423,7 @@ class AerEncoder(QiskitEncoder):
     name = "qiskit-aer"
     title = "Qiskit initialize, Aer"
     description = "QuantumCircuit.initialize, or its circuit, on AerSimulator(statevector)"
+    precisions = ("double", "single")
     distributions: ClassVar[tuple[str, ...]] = ("qiskit-aer", "qiskit", "numpy")
     rows_per_job = 32
 
@@ -412,6 +438,7 @@ class AerEncoder(QiskitEncoder):
 
         self.simulator = AerSimulator(
             method="statevector",
+            precision=self.case.precision,
             max_parallel_threads=self.case.threads,
             max_parallel_experiments=self.case.threads,
         )
