@@ -72,7 +72,7 @@ $(VENV)/.benchmark: pyproject.toml constraints.txt | $(VENV)/bin/python
 	touch $@
 
 $(VENV)/.test: pyproject.toml constraints.txt | $(VENV)/bin/python
-	$(INSTALL) $(call requirements,benchmark test)
+	$(INSTALL) $(call requirements,benchmark cuda test)
 	touch $@
 
 # mypy reads torch's types as well as NumPy's.
