@@ -267,7 +267,9 @@ class Rows:
 
         @functools.lru_cache(maxsize=1)
         def load(n_qubits: int, angles: bool) -> tuple[Any, str]:
-            wanted = most[n_qubits, angles]
+            # Principal components are those of all rows; only synthetic rows grow with the qubits.
+            synthetic = source == "synthetic"
+            wanted = most[n_qubits, angles] if synthetic else max(most.values())
             return features_for(
                 str(source),
                 min(wanted, arguments.dataset_samples or wanted),

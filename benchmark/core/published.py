@@ -879,14 +879,21 @@ def scalability(library: Library) -> list[Block]:
     else:
         rows = []
         for one, leg in with_gpu:
-            gpu = next(sample["gpu"] for sample in leg.metering if "gpu" in sample)
+            forms = {
+                "utilization_percent": ("{:.0f} %", 1.0),
+                "power_w": ("{:.0f} W", 1.0),
+                "memory_bytes": ("{:.1f} GiB", 2.0**-30),
+            }
             rows.append(
                 [
                     leg.title,
                     one.samples(leg),
-                    one.of(leg, f"{gpu['utilization_percent']['mean']:.0f} %", "metering.gpu"),
-                    one.of(leg, f"{gpu['power_w']['mean']:.0f} W", "metering.gpu"),
-                    one.of(leg, f"{gpu['memory_bytes']['max'] / 2**30:.1f} GiB", "metering.gpu"),
+                    *(
+                        one.of(leg, form.format(leg.gpu[name] * scale), f"metering.gpu.{name}")
+                        if name in leg.gpu
+                        else "-"
+                        for name, (form, scale) in forms.items()
+                    ),
                 ]
             )
         found.append(Table(["Contender", "Samples", "utilisation", "power", "memory"], rows))

@@ -218,8 +218,9 @@ def test_rows_of_points(tmp_path):
         if point.case.n_qubits > 1:
             expected = source[np.arange(point.n_samples) % 5]
             np.testing.assert_array_equal(found, expected)
-        else:  # two principal components of the three rows that are wanted
-            assert found.shape == (3, 2)
+        else:  # two principal components of all five rows
+            whole, _ = features_for(str(tmp_path / "six.npy"), 5, 1)
+            np.testing.assert_array_equal(found, whole[:3])
     shown = command_line.describe_run("scaling", arguments)["arguments"]
     assert shown["dataset"] == "six.npy", "records are published"
 
