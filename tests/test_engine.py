@@ -655,7 +655,7 @@ BAD = [
     ({"observable": [3]}, TypeError, r"observable: expected a qdp.Observable or its text, got int"),
     ({"observable": "Q0"}, ValueError, r"Q0"),
     ({"circuit": "RX"}, TypeError, r"circuit: expected a qdp.Circuit, got str"),
-    ({"backend": "gpu"}, ValueError, r"backend: expected 'auto', 'cpu', 'reference' .* got 'gpu'"),
+    ({"backend": "gpu"}, ValueError, r"backend: expected 'auto', 'cpu', 'cuda', .* got 'gpu'"),
     ({"backend": 3}, TypeError, r"backend: expected a name or a Backend, got int"),
     ({"precision": "half"}, ValueError, r"precision: expected 'double' or 'single', got 'half'"),
 ]  # fmt: skip

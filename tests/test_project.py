@@ -22,7 +22,7 @@ import qdp
 ROOT = Path(__file__).parent.parent
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 LICENCE = "SPDX-License-Identifier: Apache-2.0"
-SOURCES = {".py", ".cpp", ".hpp", ".sh"}
+SOURCES = {".py", ".cpp", ".hpp", ".sh", ".cu", ".h"}
 NAMED_SOURCES = {"CMakeLists.txt", "Makefile", "constraints.txt", "run"}
 # Written so that this file does not match itself.
 UNWANTED = {

@@ -26,7 +26,7 @@ from qdp.circuit import Circuit, Observable, PauliTerm
 from qdp.encodings import Amplitude, Basis, Encoding, GateEncoding, ProductPhases
 from qdp.errors import BackendUnavailable
 
-BackendName = Literal["auto", "cpu", "reference"]
+BackendName = Literal["auto", "cpu", "cuda", "reference"]
 MethodName = Literal["adjoint", "parameter-shift", "finite-difference", "spsa"]
 Argument = Literal["parameters", "inputs", "states"]
 Observables = Observable | str | Sequence[Observable | str]
@@ -993,8 +993,16 @@ def _squared(observable: Observable) -> Observable:
 def _named_backend(name: str) -> Backend:
     if name == "reference":
         return ReferenceBackend()
+    kind, _, ordinal = name.partition(":")
+    if kind == "cuda" and (ordinal.isdecimal() or name == "cuda"):
+        from qdp.backends.cuda import CudaBackend
+
+        return CudaBackend(int(ordinal or 0))
     if name not in ("auto", "cpu"):
-        raise ValueError(f"backend: expected 'auto', 'cpu', 'reference' or a Backend, got {name!r}")
+        raise ValueError(
+            "backend: expected 'auto', 'cpu', 'cuda', 'cuda:1' (a GPU's number), 'reference' or a "
+            f"Backend, got {name!r}"
+        )
     try:
         from qdp.backends.cpu import CpuBackend
     except ImportError as error:

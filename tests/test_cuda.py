@@ -1,0 +1,396 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The CUDA backend: its kernels compile for GPUs, run on the processor as plain C++, and agree with
+the reference; and a machine without a GPU is told so.
+
+``Emulator`` is a device of host memory whose kernels g++ compiled from the same file. Its shared
+memory is set small to send few qubits through tiles in device memory.
+"""
+
+import ctypes
+import os
+import shutil
+import subprocess
+import sys
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from samples import random_circuit, random_numbers, random_observables, random_states
+from tolerance import assert_close
+
+import qdp
+from qdp import gates
+from qdp.ansatz import data_reuploading, ry_rz_ladder
+from qdp.backends import device
+from qdp.backends.base import Batch
+from qdp.backends.cuda import CudaBackend
+from qdp.backends.reference import ReferenceBackend
+from qdp.circuit import Circuit
+from qdp.errors import BackendUnavailable, DeviceError
+from qdp.program import compile_program
+
+REFERENCE = ReferenceBackend()
+ALL = frozenset({"parameters", "inputs", "states"})
+REQUIRED = os.environ.get("QDP_REQUIRE", "").split(",")
+# Room for the sums that wait, and so many amplitudes of 16 bytes.
+LARGE = 200 * 2**10
+SMALL = 2048 + (16 << 4)
+
+
+class Emulator(device.Device):
+    """Runs the kernels on the processor; ``backwards`` runs the threads of a phase in reverse."""
+
+    def __init__(self, libraries, shared_bytes, backwards=False, free=2**30):
+        self.shared_bytes = shared_bytes
+        self._libraries = libraries
+        self._backwards = backwards
+        self._free = free
+        self.allocated = {}
+        self.launches = []
+
+    def free_bytes(self):
+        return self._free
+
+    def allocate(self, n_bytes):
+        # NaN, so that what nobody wrote is seen.
+        buffer = np.full(-(-n_bytes // 8), np.nan)
+        address = buffer.ctypes.data
+        self.allocated[address] = buffer
+        return address, address
+
+    def free(self, kept):
+        del self.allocated[kept]
+
+    def upload(self, address, array):
+        assert array.flags.c_contiguous
+        ctypes.memmove(address, array.ctypes.data, array.nbytes)
+
+    def download(self, array, address):
+        assert array.flags.c_contiguous
+        ctypes.memmove(array.ctypes.data, address, array.nbytes)
+
+    def launch(self, precision, kernel, grid, block, shared, call):
+        assert block % 32 == 0
+        assert 32 <= block <= 512
+        assert shared <= self.shared_bytes
+        self.launches.append(kernel)
+        found = self._libraries[precision].emulate(
+            kernel.encode(), grid, block, shared, self._backwards, ctypes.c_void_p(call)
+        )
+        assert found, f"there is no kernel {kernel}"
+
+
+@pytest.fixture(scope="module")
+def libraries(tmp_path_factory):
+    """The kernels as plain C++, one library a precision."""
+    folder = tmp_path_factory.mktemp("kernels")
+    flags = os.environ.get("QDP_EMULATION_FLAGS", "-O1").split()
+    found = {}
+    for precision, real in (("double", "double"), ("single", "float")):
+        path = folder / f"{precision}.so"
+        source = str(device.KERNELS / "engine.cu")
+        subprocess.run(
+            ["g++", "-x", "c++", "-std=c++17", *flags, "-Wall", "-Wextra", "-Werror",
+             "-Wno-unknown-pragmas", f"-DREAL={real}", "-shared", "-fPIC", source, "-o", str(path)],
+            check=True,
+        )  # fmt: skip
+        library = ctypes.CDLL(str(path))
+        library.emulate.restype = ctypes.c_bool
+        found[precision] = library
+    return found
+
+
+@pytest.fixture(params=["whole", "whole-backwards", "tiles", "tiles-backwards"])
+def emulated(request, libraries):
+    kind, _, order = request.param.partition("-")
+    emulator = Emulator(libraries, LARGE if kind == "whole" else SMALL, order == "backwards")
+    yield CudaBackend(emulator)
+    assert not emulator.allocated, "memory was not given back"
+
+
+def depth_of(circuit):
+    return len(compile_program(circuit, (), True).rotations)
+
+
+def slope_of(circuit):
+    totals = {}
+    for operation in circuit.operations:
+        for angle in operation.angles:
+            key = (angle.kind, angle.index)
+            totals[key] = totals.get(key, 0.0) + abs(angle.scale)
+    return max(totals.values(), default=1.0)
+
+
+CIRCUITS = {
+    "table": lambda n: random_circuit(n, 7 * n),
+    "ladder": lambda n: ry_rz_ladder(n, 2),
+    "uploading": lambda n: data_reuploading(n, 2),
+    "empty": lambda n: Circuit(n),
+    "large gates": lambda n: Circuit(
+        n,
+        [
+            *(gates.RX(gates.parameter(q), q) for q in range(n)),
+            gates.MultiControlledX(list(range(n)), [q % 2 for q in range(n - 1)]),
+            gates.DiagonalQubitUnitary(np.exp(1j * np.arange(2**n)), list(range(n))),
+            *(gates.RY(gates.feature(q), q) for q in range(n)),
+        ],
+    ),
+}
+STARTS = ["zero", "indices", "float32", "float64", "complex64", "complex128", "features"]
+
+
+def problem(name, n_qubits, start, per_row, rows=3):
+    circuit = CIRCUITS[name](n_qubits)
+    parameters, inputs = random_numbers(circuit, rows, n_qubits, per_row)
+    rng = np.random.default_rng([n_qubits, STARTS.index(start)])
+    options = {}
+    if start == "indices":
+        options["indices"] = rng.integers(0, 2**n_qubits, rows)
+    elif start == "features":
+        options |= {"states": rng.normal(size=(rows, 2**n_qubits - 1)) * 1e3, "normalize": True}
+    elif start != "zero":
+        states = random_states(rows, n_qubits, rng)
+        if start.startswith("float"):
+            states = states.real / np.linalg.norm(states.real, axis=1, keepdims=True)
+        options["states"] = states.astype(start)
+    return circuit, Batch(rows, parameters, inputs, **options), random_observables(n_qubits, 3)
+
+
+# In tiles of four qubits (three with a gradient, four in single precision) of the small device.
+PROBLEMS = [
+    ("table", 1, "zero", False),
+    ("table", 2, "complex64", True),
+    ("table", 5, "features", True),
+    ("table", 6, "complex128", False),
+    ("ladder", 6, "float32", False),
+    ("ladder", 5, "float64", True),
+    ("uploading", 6, "indices", False),
+    ("empty", 5, "features", False),
+    ("large gates", 6, "complex128", False),
+]
+
+
+def skip_too_small(backend, n_qubits):
+    if backend.device.shared_bytes == SMALL and n_qubits < 5:
+        pytest.skip("fits into a tile of the small device: the large one runs it")
+
+
+@pytest.mark.parametrize("given", PROBLEMS, ids=lambda given: "-".join(map(str, given)))
+def test_emulated_kernels_agree_with_the_reference(emulated, precision, given):
+    skip_too_small(emulated, given[1])
+    circuit, batch, observables = problem(*given)
+    expected = REFERENCE.adjoint(circuit, batch, observables, ALL)
+    states = REFERENCE.state(circuit, batch)
+    batch = replace(batch, precision=precision)
+    depth = depth_of(circuit)
+    weight = max(observable.weight for observable in observables)
+
+    assert_close(emulated.state(circuit, batch), states, precision, 1, depth)
+    for wires in (range(circuit.n_qubits), [circuit.n_qubits - 1, 0][: circuit.n_qubits], []):
+        wanted = REFERENCE.probabilities(circuit, replace(batch, precision="double"), wires)
+        assert_close(emulated.probabilities(circuit, batch, wires), wanted, precision, 1, depth)
+    values = emulated.expectation(circuit, batch, observables)
+    assert_close(values, expected.values, precision, weight, depth)
+
+    found = emulated.adjoint(circuit, batch, observables, ALL)
+    assert_close(found.values, expected.values, precision, weight, depth)
+    size = weight * slope_of(circuit)
+    assert_close(found.parameters, expected.parameters, precision, size, depth)
+    assert_close(found.inputs, expected.inputs, precision, size, depth)
+    assert_close(found.states, expected.states, precision, 2 * weight, depth)
+
+    cotangents = np.random.default_rng(1).normal(size=values.shape)
+    expected = REFERENCE.adjoint(
+        circuit, replace(batch, precision="double"), observables, ALL, cotangents
+    )
+    found = emulated.adjoint(circuit, batch, observables, ALL, cotangents)
+    size *= np.abs(cotangents).sum(axis=1).max()
+    assert_close(found.values, expected.values, precision, weight, depth)
+    assert_close(found.parameters, expected.parameters, precision, size, depth)
+    assert_close(found.inputs, expected.inputs, precision, size, depth)
+    assert_close(found.states, expected.states, precision, 2 * size, depth)
+
+
+@pytest.mark.parametrize("per_row", [False, True])
+def test_emulated_shifts_agree_with_the_reference(emulated, precision, per_row):
+    circuit, batch, observables = problem("uploading", 5, "float64", per_row)
+    shifts = [(), ((0, 0, 1.5),), ((2, 0, 0.3), (2, 0, -1.1)), ((1, 0, 0.1), (3, 0, 0.2))]
+    expected = REFERENCE.shifted_expectation(circuit, batch, observables, shifts)
+    batch = replace(batch, precision=precision)
+    found = emulated.shifted_expectation(circuit, batch, observables, shifts)
+    weight = max(observable.weight for observable in observables)
+    assert_close(found, expected, precision, weight, depth_of(circuit))
+
+
+def test_the_verbs_take_the_backend(emulated):
+    circuit = ry_rz_ladder(5, 2)
+    rng = np.random.default_rng(0)
+    theta, rows = rng.normal(size=circuit.n_parameters), rng.normal(size=(4, 30))
+    run = {"observable": ["Z0", "X1 X2"], "encoding": "amplitude"}
+    for method in ("adjoint", "parameter-shift"):
+        found = qdp.gradient(circuit, theta, rows, **run, method=method, backend=emulated)
+        assert_close(
+            found, qdp.gradient(circuit, theta, rows, **run, backend="reference"), "double"
+        )
+    bits = qdp.sample(circuit, theta, shots=20, seed=3, backend=emulated)
+    assert np.array_equal(bits, qdp.sample(circuit, theta, shots=20, seed=3, backend="reference"))
+
+
+@pytest.mark.parametrize("encoding", ["amplitude", "angle", "phase", "iqp", "basis"])
+def test_encoders(emulated, precision, encoding):
+    columns = {"amplitude": 20, "iqp": 15}.get(encoding, 5)
+    rows = np.random.default_rng(2).normal(size=(3, columns))
+    if encoding == "basis":
+        rows = (rows > 0).astype(int)
+    expected = qdp.encode(rows, encoding, 5, backend="reference")
+    found = qdp.encode(rows, encoding, 5, precision=precision, backend=emulated)
+    assert_close(found, expected, precision)
+
+
+def test_fidelity_kernel(emulated, precision):
+    rng = np.random.default_rng(3)
+    left, right = random_states(3, 5, rng), random_states(4, 5, rng)
+    expected = qdp.fidelity_kernel(left, right)
+    dtype = np.complex128 if precision == "double" else np.complex64
+    found = emulated.fidelity_kernel(left.astype(dtype), right.astype(dtype))
+    assert_close(found, expected, precision)
+
+
+def test_small_states_take_one_launch_and_large_ones_tiles(libraries):
+    circuit, batch, observables = problem("ladder", 6, "float64", False)
+    for shared_bytes, kernel, other in ((LARGE, "run", "pass"), (SMALL, "pass", "run")):
+        emulator = Emulator(libraries, shared_bytes)
+        CudaBackend(emulator).adjoint(circuit, batch, observables, ALL)
+        assert kernel in emulator.launches
+        assert other not in emulator.launches
+
+
+def test_chunks_give_the_same_bits(emulated):
+    circuit, batch, observables = problem("uploading", 5, "features", True, rows=7)
+    shifts = [(), ((0, 0, 1.5),), ((1, 0, -1.5),)]
+    whole = emulated.adjoint(circuit, batch, observables, ALL)
+    shifted = emulated.shifted_expectation(circuit, batch, observables, shifts)
+    emulated.device._free = 150_000
+    emulated.device.launches.clear()
+    chunked = emulated.adjoint(circuit, batch, observables, ALL)
+    assert emulated.device.launches.count("angles") > 1
+    for name in ("values", "parameters", "inputs", "states"):
+        assert np.array_equal(getattr(chunked, name), getattr(whole, name))
+    again = emulated.shifted_expectation(circuit, batch, observables, shifts)
+    assert np.array_equal(again, shifted)
+
+
+def test_what_cannot_fit_is_refused(emulated):
+    circuit, batch, observables = problem("ladder", 5, "zero", False)
+    emulated.device._free = 1000
+    with pytest.raises(MemoryError, match=r"a row of 5 qubits.*half of the GPU's free.*remedy"):
+        emulated.expectation(circuit, batch, observables)
+
+
+def test_memory_is_given_back_on_an_error(emulated, monkeypatch):
+    circuit, batch, observables = problem("ladder", 5, "zero", False)
+
+    def fail(*arguments):
+        raise DeviceError("cuLaunchKernel: it was not to be")
+
+    monkeypatch.setattr(emulated.device, "launch", fail)
+    with pytest.raises(DeviceError, match="not to be"):
+        emulated.expectation(circuit, batch, observables)
+    assert not emulated.device.allocated
+
+
+# Compiled for GPUs
+
+
+@pytest.mark.parametrize("architecture", ["sm_80", "sm_90"])
+def test_kernels_compile(architecture, precision, tmp_path):
+    try:
+        code = device.cached_kernels(precision, architecture, tmp_path)
+    except BackendUnavailable as error:
+        nvcc = shutil.which("nvcc")
+        if nvcc is None:
+            if "cuda-compile" in REQUIRED:
+                raise
+            pytest.skip(f"neither NVRTC nor nvcc: {error}")
+        real = {"double": "double", "single": "float"}[precision]
+        path = tmp_path / "engine.cubin"
+        source = str(device.KERNELS / "engine.cu")
+        subprocess.run(
+            [nvcc, "-std=c++17", "-cubin", f"-arch={architecture}", f"-DREAL={real}", source, "-o",
+             str(path)],
+            check=True,
+        )  # fmt: skip
+        code = path.read_bytes()
+    assert code.startswith(b"\x7fELF")
+    for kernel in (b"run", b"pass", b"angles", b"accumulate", b"marginals", b"overlaps"):
+        assert b".text." + kernel + b"\0" in code
+
+
+def test_compiled_kernels_are_kept(tmp_path, monkeypatch):
+    monkeypatch.setattr(device, "compile_kernels", lambda *_: b"code")
+    monkeypatch.setattr(device, "_compiler_version", lambda: "13.0")
+    assert device.cached_kernels("double", "sm_90", tmp_path) == b"code"
+    monkeypatch.setattr(device, "compile_kernels", lambda *_: b"other code")
+    assert device.cached_kernels("double", "sm_90", tmp_path) == b"code"
+    assert device.cached_kernels("single", "sm_90", tmp_path) == b"other code"
+    monkeypatch.setattr(device, "_compiler_version", lambda: "13.1")
+    assert device.cached_kernels("double", "sm_90", tmp_path) == b"other code"
+    assert len(list(tmp_path.iterdir())) == 3
+
+
+# Machines that lack something
+
+
+class Driver:
+    """The driver of a machine that lacks something."""
+
+    def __init__(self, status=0, version=13000, count=1):
+        self._status, self._version, self._count = status, version, count
+
+    def cuInit(self, flags):
+        return (self._status,)
+
+    def cuGetErrorString(self, status):
+        return 0, b"no CUDA-capable device is detected"
+
+    def cuDriverGetVersion(self):
+        return 0, self._version
+
+    def cuDeviceGetCount(self):
+        return 0, self._count
+
+
+@pytest.mark.parametrize(
+    ("driver", "message"),
+    [
+        (Driver(status=100), r"needs a GPU that works.*no CUDA-capable device.*backend='cpu'"),
+        (Driver(version=11040), r"CUDA 12 or newer, got one for CUDA 11.4; update the driver"),
+        (Driver(count=1), r"'cuda:1': expected the number of one of 1 GPUs"),
+    ],
+)
+def test_what_a_machine_lacks_is_named(driver, message):
+    with pytest.raises(BackendUnavailable, match=message):
+        device._require_gpu(driver, 1)
+
+
+def test_a_machine_without_cuda_core_is_told_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "cuda.core", None)
+    with pytest.raises(BackendUnavailable, match=r"needs cuda\.core.*pip install 'qdp\[cuda\]'"):
+        CudaBackend()
+
+
+def test_the_verbs_say_that_there_is_no_gpu():
+    pytest.importorskip("cuda.core")
+    try:
+        CudaBackend()
+    except BackendUnavailable:
+        pass
+    else:
+        pytest.skip("there is a GPU")
+    if "cuda" in REQUIRED:
+        raise AssertionError("QDP_REQUIRE=cuda, but there is no GPU")
+    for name in ("cuda", "cuda:1"):
+        with pytest.raises(BackendUnavailable, match=r"backend 'cuda' needs .*backend='cpu'"):
+            qdp.expectation(ry_rz_ladder(2, 1), np.zeros(4), None, "Z0", backend=name)
+    with pytest.raises(ValueError, match=r"'cuda:1' \(a GPU's number\).*got 'cuda:x'"):
+        qdp.expectation(ry_rz_ladder(2, 1), np.zeros(4), None, "Z0", backend="cuda:x")
