@@ -671,10 +671,14 @@ class CudaBackend(Backend):
             checked, norms = encoding.validate_with_norms(features, _qubits_of(out))
             features = encoding.in_safe_range(checked, norms)
         circuit = Circuit(_qubits_of(out))
-        states = np.zeros((len(features), out.shape[1]), features.dtype)
-        states[:, : features.shape[1]] = features
-        batch = Batch(len(features), np.zeros(0), states=states, normalize=encoding.normalize,
-                      precision=_precision_of(out))  # fmt: skip
+        # What the features leave of a state is filled with zeros as they are loaded.
+        batch = Batch(
+            len(features),
+            np.zeros(0),
+            states=features,
+            normalize=encoding.normalize,
+            precision=_precision_of(out),
+        )
         out[...] = self.state(circuit, batch)
         return True
 
