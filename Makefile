@@ -9,7 +9,7 @@ BENCH ?= --dataset digits --n-qubits 6 --n-layers 2 --n-samples 100 500 --time-l
 	--output-dir results
 
 SOURCES := pyproject.toml CMakeLists.txt constraints.txt README.md LICENSE \
-	$(wildcard native/*) $(shell find src -name '*.py')
+	$(wildcard native/* src/qdp/backends/kernels/*) $(shell find src -name '*.py')
 SANITIZED := build/sanitize
 # Optimised further, instrumented kernels take many minutes to compile; what comes last counts.
 SANITIZE_RULE := <CMAKE_CXX_COMPILER> <DEFINES> <INCLUDES> <FLAGS> -O1 -g1 \
@@ -26,7 +26,7 @@ requirements = $$($(VENV)/bin/python -c 'import sys, tomllib; \
 	extras = tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]; \
 	print(*(one for name in sys.argv[1:] for one in extras[name]))' $(1))
 
-.PHONY: bench report test lint sanitize clean
+.PHONY: bench report test gpu lint sanitize clean
 
 bench: $(VENV)/.package $(VENV)/.benchmark
 	$(VENV)/bin/python benchmark/benchmark_gradient.py $(BENCH)
@@ -37,6 +37,11 @@ report: $(VENV)/.package $(VENV)/.benchmark
 
 test: $(VENV)/.package $(VENV)/.test
 	QDP_REQUIRE=cpu $(VENV)/bin/python -m pytest --quiet
+
+# On a machine with an NVIDIA GPU: every test that runs over backends, on it as well.
+gpu: $(VENV)/.package $(VENV)/.test
+	QDP_REQUIRE=cpu,cuda,cuda-compile $(VENV)/bin/python -m pytest --quiet tests/test_cuda.py \
+		tests/test_engine.py tests/test_gradients.py
 
 lint: $(VENV)/.lint
 	$(VENV)/bin/ruff check
@@ -55,6 +60,9 @@ sanitize: $(VENV)/.package $(VENV)/.test
 	$(SANITIZED_PYTHON) -c 'from qdp import _core; assert "$(SANITIZED)" in _core.__file__'
 	$(SANITIZED_PYTHON) -m pytest --quiet -p no:cacheprovider tests/test_cpu.py tests/test_program.py \
 		--deselect tests/test_cpu.py::test_calls_work_after_a_fork
+	QDP_EMULATION_FLAGS="-O1 -g1 -fsanitize=address,undefined -fno-sanitize-recover=undefined" \
+		$(SANITIZED_PYTHON) -m pytest --quiet -p no:cacheprovider tests/test_cuda.py \
+		-k "emulated or chunks or fidelity"
 
 clean:
 	rm -rf build dist $(VENV)
@@ -72,7 +80,7 @@ $(VENV)/.benchmark: pyproject.toml constraints.txt | $(VENV)/bin/python
 	touch $@
 
 $(VENV)/.test: pyproject.toml constraints.txt | $(VENV)/bin/python
-	$(INSTALL) $(call requirements,benchmark cuda test)
+	$(INSTALL) $(call requirements,benchmark test cuda)
 	touch $@
 
 # mypy reads torch's types as well as NumPy's.

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Every behaviour is written once and run over all backends and precisions.
 
-The reference backend judges the others; "cpu" joins as soon as the compiled extension imports,
-and ``QDP_REQUIRE=cpu`` makes its absence an error instead of a smaller run.
+The reference backend judges the others; "cpu" joins as soon as the compiled extension imports, and
+"cuda" where there is a GPU. ``QDP_REQUIRE=cpu,cuda`` makes their absence an error instead of a
+smaller run.
 """
 
 import importlib
@@ -10,6 +11,8 @@ import os
 
 import pytest
 from hypothesis import settings
+
+from qdp.errors import BackendUnavailable
 
 BACKENDS = ["reference"]
 try:
@@ -19,6 +22,13 @@ except ImportError:
         raise
 else:
     BACKENDS.append("cpu")
+try:
+    importlib.import_module("qdp.backends.cuda").CudaBackend()
+except BackendUnavailable:
+    if "cuda" in os.environ.get("QDP_REQUIRE", "").split(","):
+        raise
+else:
+    BACKENDS.append("cuda")
 
 # Examples are drawn the same way in each run, and no time limit depends on the machine.
 settings.register_profile("qdp", deadline=None, derandomize=True, max_examples=20)

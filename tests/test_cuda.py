@@ -10,6 +10,8 @@ import ctypes
 import os
 import shutil
 import subprocess
+import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -19,7 +21,7 @@ from tolerance import assert_close
 import qdp
 from qdp import gates
 from qdp.ansatz import data_reuploading, ry_rz_ladder
-from qdp.backends import cuda, device
+from qdp.backends import device
 from qdp.backends.base import Batch
 from qdp.backends.cuda import CudaBackend
 from qdp.backends.reference import ReferenceBackend
@@ -179,13 +181,13 @@ def test_emulated_kernels_agree_with_the_reference(emulated, precision, given):
     circuit, batch, observables = problem(*given)
     expected = REFERENCE.adjoint(circuit, batch, observables, ALL)
     states = REFERENCE.state(circuit, batch)
-    batch = cuda.replace(batch, precision=precision)
+    batch = replace(batch, precision=precision)
     depth = depth_of(circuit)
     weight = max(observable.weight for observable in observables)
 
     assert_close(emulated.state(circuit, batch), states, precision, 1, depth)
     for wires in (range(circuit.n_qubits), [circuit.n_qubits - 1, 0][: circuit.n_qubits], []):
-        wanted = REFERENCE.probabilities(circuit, cuda.replace(batch, precision="double"), wires)
+        wanted = REFERENCE.probabilities(circuit, replace(batch, precision="double"), wires)
         assert_close(emulated.probabilities(circuit, batch, wires), wanted, precision, 1, depth)
     values = emulated.expectation(circuit, batch, observables)
     assert_close(values, expected.values, precision, weight, depth)
@@ -199,7 +201,7 @@ def test_emulated_kernels_agree_with_the_reference(emulated, precision, given):
 
     cotangents = np.random.default_rng(1).normal(size=values.shape)
     expected = REFERENCE.adjoint(
-        circuit, cuda.replace(batch, precision="double"), observables, ALL, cotangents
+        circuit, replace(batch, precision="double"), observables, ALL, cotangents
     )
     found = emulated.adjoint(circuit, batch, observables, ALL, cotangents)
     size *= np.abs(cotangents).sum(axis=1).max()
@@ -214,7 +216,7 @@ def test_emulated_shifts_agree_with_the_reference(emulated, precision, per_row):
     circuit, batch, observables = problem("uploading", 5, "float64", per_row)
     shifts = [(), ((0, 0, 1.5),), ((2, 0, 0.3), (2, 0, -1.1)), ((1, 0, 0.1), (3, 0, 0.2))]
     expected = REFERENCE.shifted_expectation(circuit, batch, observables, shifts)
-    batch = cuda.replace(batch, precision=precision)
+    batch = replace(batch, precision=precision)
     found = emulated.shifted_expectation(circuit, batch, observables, shifts)
     weight = max(observable.weight for observable in observables)
     assert_close(found, expected, precision, weight, depth_of(circuit))
@@ -372,7 +374,7 @@ def test_what_a_machine_lacks_is_named(driver, message):
 
 
 def test_a_machine_without_cuda_core_is_told_what_to_install(monkeypatch):
-    monkeypatch.setitem(__import__("sys").modules, "cuda.core", None)
+    monkeypatch.setitem(sys.modules, "cuda.core", None)
     with pytest.raises(BackendUnavailable, match=r"needs cuda\.core.*pip install 'qdp\[cuda\]'"):
         CudaBackend()
 
@@ -387,5 +389,8 @@ def test_the_verbs_say_that_there_is_no_gpu():
         pytest.skip("there is a GPU")
     if "cuda" in REQUIRED:
         raise AssertionError("QDP_REQUIRE=cuda, but there is no GPU")
-    with pytest.raises(BackendUnavailable, match=r"backend 'cuda' needs .*backend='cpu'"):
-        qdp.expectation(ry_rz_ladder(2, 1), np.zeros(4), None, "Z0", backend="cuda")
+    for name in ("cuda", "cuda:1"):
+        with pytest.raises(BackendUnavailable, match=r"backend 'cuda' needs .*backend='cpu'"):
+            qdp.expectation(ry_rz_ladder(2, 1), np.zeros(4), None, "Z0", backend=name)
+    with pytest.raises(ValueError, match=r"'cuda:1' \(a GPU's number\).*got 'cuda:x'"):
+        qdp.expectation(ry_rz_ladder(2, 1), np.zeros(4), None, "Z0", backend="cuda:x")

@@ -997,13 +997,15 @@ def _squared(observable: Observable) -> Observable:
 def _named_backend(name: str) -> Backend:
     if name == "reference":
         return ReferenceBackend()
-    if name == "cuda":
+    kind, _, ordinal = name.partition(":")
+    if kind == "cuda" and (ordinal.isdecimal() or name == "cuda"):
         from qdp.backends.cuda import CudaBackend
 
-        return CudaBackend()
+        return CudaBackend(int(ordinal or 0))
     if name not in ("auto", "cpu"):
         raise ValueError(
-            f"backend: expected 'auto', 'cpu', 'cuda', 'reference' or a Backend, got {name!r}"
+            "backend: expected 'auto', 'cpu', 'cuda', 'cuda:1' (a GPU's number), 'reference' or a "
+            f"Backend, got {name!r}"
         )
     try:
         from qdp.backends.cpu import CpuBackend

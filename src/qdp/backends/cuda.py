@@ -74,9 +74,10 @@ class _Stage:
 
 @dataclass(frozen=True)
 class _Structure:
-    """A program as the kernels read it: arrays without angles.
+    """A program as the kernels read it, without angles.
 
-    ``stages`` hold the first operation, their number, whether they move, and the tile's basis.
+    Each of ``stages`` is its first operation, how many there are, whether it moves whole states,
+    and the basis of its tiles.
     """
 
     program: Program
@@ -246,7 +247,7 @@ def _stacked(arrays: Sequence[Array], dtype: Any) -> Array:
 
 def _observed(program: Program) -> dict[str, Array]:
     """Return the groups of all observables, their words, and tables of the long ones."""
-    groups: list[Any] = []
+    groups: list[tuple[int, ...]] = []
     tables: list[Array] = []
     first = 0
     for group in program.groups:
@@ -382,10 +383,9 @@ class CudaBackend(Backend):
         self, circuit: Circuit, batch: Batch, observables: Sequence[Observable]
     ) -> Array:
         """Return the expectation values, (rows, O)."""
-        values: Array = np.empty((1, batch.rows, len(observables)), batch.real_dtype)
+        values = np.empty((1, batch.rows, len(observables)), batch.real_dtype)
         self._run(circuit, tuple(observables), batch, _Outputs(values=values))
-        first: Array = values[0]
-        return first
+        return values.reshape(values.shape[1:])
 
     def probabilities(self, circuit: Circuit, batch: Batch, wires: Sequence[int]) -> Array:
         """Return the marginal probabilities over ``wires``, in order, (rows, 2**len(wires))."""
@@ -451,7 +451,7 @@ class CudaBackend(Backend):
             launch["n_qubits"] = int(left.shape[1]).bit_length() - 1
             launch["psi"], launch["other"] = arena.put(left), arena.put(right)
             launch["other_rows"] = len(right)
-            found = np.empty((len(left), len(right)), left.real.dtype)
+            found: Array = np.empty((len(left), len(right)), left.real.dtype)
             launch["outputs"] = arena.empty(found.nbytes)
             launch("overlaps", found.size, 128, _PENDING_BYTES)
             self.device.download(found, launch["outputs"])
@@ -671,10 +671,14 @@ class CudaBackend(Backend):
             checked, norms = encoding.validate_with_norms(features, _qubits_of(out))
             features = encoding.in_safe_range(checked, norms)
         circuit = Circuit(_qubits_of(out))
-        states = np.zeros((len(features), out.shape[1]), features.dtype)
-        states[:, : features.shape[1]] = features
-        batch = Batch(len(features), np.zeros(0), states=states, normalize=encoding.normalize,
-                      precision=_precision_of(out))  # fmt: skip
+        # What the features leave of a state is filled with zeros as they are loaded.
+        batch = Batch(
+            len(features),
+            np.zeros(0),
+            states=features,
+            normalize=encoding.normalize,
+            precision=_precision_of(out),
+        )
         out[...] = self.state(circuit, batch)
         return True
 
