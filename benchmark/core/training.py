@@ -17,6 +17,7 @@ import os
 import sys
 import time
 import traceback
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, ClassVar
@@ -100,7 +101,7 @@ def split_data(
     """Return features and labels of train, validation and test (60, 20, 20 per cent of the rows).
 
     Of "3-vs-5" the rows of those two classes remain, labels 0 and 1. For angles and IQP, rows are
-    standardised, projected on n principal components and brought to [-pi/2, pi/2], all fitted on
+    projected on n principal components, standardised and brought to [-pi/2, pi/2], all fitted on
     the training rows alone. Raises ValueError where too few rows remain.
     """
     from qdp import preprocessing
@@ -135,7 +136,7 @@ def split_data(
     return data
 
 
-class Trainer:
+class Trainer(ABC):
     """A contender: expectations of Z on every qubit, differentiable by torch in the angles."""
 
     name: ClassVar[str]
@@ -155,24 +156,25 @@ class Trainer:
         self.data = data
         self.forget()
 
+    @abstractmethod
     def prepare(self) -> None:
         """Import and build."""
-        raise NotImplementedError
 
     def forget(self) -> None:
         """Forget all rows encoded, as before the first training."""
         self.rows: dict[str, Any] = {}
 
+    @abstractmethod
     def encode(self, split: str) -> None:
         """Make a split's rows ready once: encoded, where the contender does that beforehand."""
 
+    @abstractmethod
     def states(self, rows: Array) -> NDArray[Any]:
         """Return the states that the contender makes of rows, to compare them; never timed."""
-        raise NotImplementedError
 
+    @abstractmethod
     def expectations(self, split: str, rows: NDArray[np.int64], angles: Any) -> Any:
         """Return the (rows, n) expectations of a batch as a tensor."""
-        raise NotImplementedError
 
     def embedding_seconds(self, rows: NDArray[np.int64]) -> float | None:
         """Return the time of a batch's encoding alone, run apart; None where it is not inside."""
