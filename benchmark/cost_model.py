@@ -496,7 +496,7 @@ def residual_chart(lines: Sequence[Mapping[str, Any]]) -> Chart:
             (one["n_qubits"], 1 + residual)
             for one, residual in zip(points, model.residuals, strict=True)
         )
-        series.append(Series(model.work, [x for x, _ in pairs], [y for _, y in pairs]))
+        series.append(Series(model.work, [x for x, _ in pairs], [y for _, y in pairs], line=False))
     return Chart(
         "cost_model_residuals",
         "Cost model: predicted over measured time",

@@ -161,6 +161,7 @@ def cached_kernels(precision: Precision, architecture: str, folder: Path | None 
                 file.write(code)
             os.replace(name, path)
         except OSError:
+            # A full disk costs a compilation in each process, and nothing else.
             os.unlink(name)
     return code
 

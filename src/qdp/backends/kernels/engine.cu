@@ -125,7 +125,6 @@ constexpr int kPending = 16;     // sums that wait for their reduction
 DEVICE Complex product(Complex a, Complex b) {
   return {a.re * b.re - a.im * b.im, a.re * b.im + a.im * b.re};
 }
-DEVICE Complex conjugate(Complex a) { return {a.re, -a.im}; }
 DEVICE Complex turned(Complex a, unsigned quarters) {
   switch (quarters & 3) {
     case 0: return a;
