@@ -1004,25 +1004,29 @@ class Runner {
     }
   }
 
-  // Undoes step i in place on a complex state. The sweep `done` is left out.
-  void backward_step(Unit& unit, int i, T* state, const void* done = nullptr) {
+  // Undoes step i in place on a complex state, or on its real plane alone where rotations keep that
+  // apart. The sweep `done` is left out.
+  void backward_step(Unit& unit, int i, T* state, const void* done = nullptr,
+                     bool real_only = false) {
     const ScheduledStep& step = schedule_->steps[i];
     const Coefficients<T>& coefficients = *unit.coefficients;
     if (step.kind == StepKind::rotations) {
+      const int n_sets = real_only ? 1 : 2;
       int number = first_sweep(i);
       for (const SweepPlan& plan : step.sweeps) {
         if (&plan != done)
-          apply_sweep(shared_call(unit, plan, number), state, state, true, 0, 2);
+          apply_sweep(shared_call(unit, plan, number), state, state, true, 0, n_sets);
         ++number;
       }
       for (const SweepPlan& plan : step.row_sweeps) {
         Aligned<T> lines;
-        if (&plan != done) apply_sweep(row_call(unit, plan, lines), state, state, true, 0, 2);
+        if (&plan != done)
+          apply_sweep(row_call(unit, plan, lines), state, state, true, 0, n_sets);
       }
       for (size_t k = 0; k < step.lane_sweeps.size(); ++k)
         if (&step.lane_sweeps[k] != done)
           apply_lanes(lane_call(unit, i, int(k)), state, state, true, false);
-      if (coefficients.fold[i] != 1) multiply(state, state, T(coefficients.fold[i]), false);
+      if (coefficients.fold[i] != 1) multiply(state, state, T(coefficients.fold[i]), real_only);
     } else if (step.kind == StepKind::diagonal) {
       if (!step.table_words.empty())
         diagonal(state, state, coefficients.tables[i].get(), true, false);
@@ -1530,6 +1534,7 @@ class Runner {
     }
     const int stop = request_.state_gradient ? 0 : earliest_;
     double c = final_scale, a = final_scale;
+    bool real_only = false;  // psi is real from here back, and lambda's real plane all that counts
     for (int i = n_steps_ - 1; i >= stop; --i) {
       const ScheduledStep& step = schedule_->steps[i];
       const bool differentiate_here =
@@ -1549,12 +1554,16 @@ class Runner {
           DiagonalGradientCall<T> call = tree_call(at, real, lambda);
           double sums[kMaxLanes] = {};
           const bool ends = t == 0 && i == n_steps_ - 1 && ends_fused_;
-          if (fused && t == 0) call.table = coefficients.tables[i].get();
+          if (fused && t == 0) {
+            call.table = coefficients.tables[i].get();
+            real_only = real && step.trees.size() == 1 && !layout_.lane_bits &&
+                        !request_.state_gradient;
+            call.real_only = real_only;
+          }
           if (ends) {
             call.observable = group_tables_[diagonal_group(first)].get();
             call.shift = coefficients.frame_x >> layout_.lane_bits;
             call.lane_shift = coefficients.frame_x & lane_mask_;
-            call.factor = 1;
             call.weight = k < 0 ? weight : nullptr;
           }
           tree_gradient(unit, step.trees[t], call, ends ? sums : nullptr);
@@ -1572,7 +1581,7 @@ class Runner {
           const bool real = !unapply_psi_ && unit.real[i + 1];
           done = gradients_of(unit, i, at, lambda, real, go_on);
         }
-        if (go_on) backward_step(unit, i, lambda, done);
+        if (go_on) backward_step(unit, i, lambda, done, real_only);
         c *= step_factor;
         if (unapply_psi_) {
           if (go_on) backward_step(unit, i, psi);

@@ -82,13 +82,13 @@ struct DiagonalGradientCall {
   const T* psi;          // before the diagonal
   bool real_psi;
   T* lambda;             // behind the diagonal on entry, before it on return
+  bool real_only;        // with real_psi and a table: only the real plane of lambda is wanted
   uint32_t plane;
   const T* table;        // of the diagonal, as in DiagonalCall; null: lambda is before it already
   int64_t table_stride;
   bool per_line;
-  const T* observable;   // lambda = weight * factor * observable * psi behind the diagonal; or null
+  const T* observable;   // lambda = weight * observable * psi behind the diagonal; or null
   uint32_t shift, lane_shift;  // the observable is read at line ^ shift (pending Pauli frame)
-  T factor;
   const T* weight;       // one line, or null for 1
   double* value;         // one line: adds <psi|observable|psi>, not weighted
   double* gradient;      // [n_bits + 1] lines, one an axis and the sum over all, added to

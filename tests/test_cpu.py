@@ -44,8 +44,8 @@ REFERENCE = ReferenceBackend()
 ALL = frozenset({"parameters", "inputs", "states"})
 PRESENT = _core.instruction_sets()
 # Numbers of double precision in a line; in single precision it holds twice as many.
-LANES = {"avx512": 8, "avx2": 4, "sse4": 2, "base": 2}
-EVERY_SET = PRESENT if "base" in PRESENT else ["avx512", "avx2", "sse4"]
+LANES = {"avx512": 8, "avx512-split": 8, "avx2": 4, "sse4": 2, "base": 2}
+EVERY_SET = PRESENT if "base" in PRESENT else ["avx512", "avx512-split", "avx2", "sse4"]
 MAX_ROWS = 3 * 16 + 2
 p, x = gates.parameter, gates.feature
 

@@ -40,8 +40,8 @@ Decision = Literal["fuse", "cache", "stream"]
 
 # The engine's own numbers (native/engine.cpp); tests/test_planner.py holds them against its runs.
 _ITEM_BYTES = {"double": 8, "single": 4}
-_LINE_BYTES = {"avx512": 64, "avx2": 32, "sse4": 16, "base": 16}
-_NARROW_LINE_BYTES = {"avx512": 32}
+_LINE_BYTES = {"avx512": 64, "avx512-split": 64, "avx2": 32, "sse4": 16, "base": 16}
+_NARROW_LINE_BYTES = {"avx512": 32, "avx512-split": 32}
 _TILE_BYTES = 512 * 2**10
 _CHECKPOINT_BYTES = 48 * 2**20
 _SHIFT_TABLE_BYTES = 128 * 2**20
