@@ -107,17 +107,7 @@ class Leg:
     @property
     def gpu(self) -> dict[str, float]:
         """The GPU's readings over all repetitions: the most memory, and means of the rest."""
-        found: dict[str, list[float]] = {}
-        for one in self.metering:
-            for name, value in one.get("gpu", {}).items():
-                if isinstance(value, Mapping):
-                    found.setdefault(name, []).append(
-                        value["max" if name == "memory_bytes" else "mean"]
-                    )
-        return {
-            name: max(values) if name == "memory_bytes" else sum(values) / len(values)
-            for name, values in found.items()
-        }
+        return gpu_readings(self.metering)
 
     @property
     def encoding(self) -> float:
@@ -154,6 +144,21 @@ class Leg:
         """Build the leg that ``to_json`` wrote; what was derived is derived again."""
         known = {item.name for item in fields(cls)} - {"result"}
         return cls(**{key: value for key, value in values.items() if key in known})
+
+
+def gpu_readings(metering: Iterable[Mapping[str, Any]]) -> dict[str, float]:
+    """Return a GPU's readings over all regions metered: the most memory, and means of the rest."""
+    found: dict[str, list[float]] = {}
+    for one in metering:
+        for name, value in one.get("gpu", {}).items():
+            if isinstance(value, Mapping):
+                found.setdefault(name, []).append(
+                    value["max" if name == "memory_bytes" else "mean"]
+                )
+    return {
+        name: max(values) if name == "memory_bytes" else sum(values) / len(values)
+        for name, values in found.items()
+    }
 
 
 def state_bytes(leg: Leg) -> int | None:
