@@ -382,8 +382,11 @@ def _run(arguments: argparse.Namespace) -> int:
         return EXIT_INTERRUPTED
     finally:
         progress.close()
-    if any(one["time_to_target_extrapolated"] for one in file.trainings):
-        print("\n* stopped before the target; the epochs missing are counted at its median")
+    trained = [one for one in file.trainings if one["status"] == "ok"]
+    if not all(one["complete"] for one in trained):
+        print("\nWithout test accuracy: --time-limit was spent before the last epoch.")
+    if any(one["time_to_target_extrapolated"] for one in trained):
+        print("* stopped before the target; the epochs missing are counted at its median")
     if file.stem is not None:
         print(f"\nSaved: {file.stem}.jsonl and {2 * len(models)} pictures beside it")
     failed = {

@@ -266,19 +266,19 @@ def summary(trainings: Sequence[Record]) -> Record:
 def curve(trainings: Sequence[Record]) -> Record:
     """Return losses and accuracy epoch by epoch, and the seconds from the start to each one's end.
 
-    Each seed counts once, with its longest training.
+    Each seed counts once, with its longest training; the curve ends where the first of them does,
+    so that all of its points are over the same seeds.
     """
     longest = [max(own, key=lambda one: len(one["epochs"])) for own in by_seed(trainings).values()]
     found: Record = {"seconds": []}
     elapsed = 0.0
-    for epoch in range(max(len(one["epochs"]) for one in longest)):
+    for epoch in range(min(len(one["epochs"]) for one in longest)):
         elapsed += statistics.median(
             [one["epochs"][epoch]["seconds"] for one in trainings if epoch < len(one["epochs"])]
         )
         found["seconds"].append(elapsed)
-        here = [one["epochs"][epoch] for one in longest if epoch < len(one["epochs"])]
         for name in ("train_loss", "validation_loss", "validation_accuracy"):
-            over = spread([one[name] for one in here])
+            over = spread([one["epochs"][epoch][name] for one in longest])
             assert over is not None
             for key, value in over.items():
                 found.setdefault(name, {}).setdefault(key, []).append(value)
@@ -376,15 +376,15 @@ def curves(trainings: Sequence[Record], title: str, *, against: str) -> Chart:
         ]
     elif found:
         one = max(found, key=lambda one: len(one["curve"]["seconds"]))
-        epochs = list(range(1, len(one["curve"]["seconds"]) + 1))
+        epochs = [float(number) for number, _ in enumerate(one["curve"]["seconds"], start=1)]
         series = [
             _line(name, epochs, one["curve"][key], several)
-            for name, key in (("validation", "validation_loss"), ("training", "train_loss"))
+            for name, key in (("Validation", "validation_loss"), ("Training", "train_loss"))
         ]
-        if one["target_loss"] is not None:
-            ends = [epochs[0], epochs[-1]]
-            series.append(Series("target", ends, [one["target_loss"]] * 2))
         title += "; the same for all contenders"
+    if found and found[0]["target_loss"] is not None:
+        places = [place for line in series for place in line.x]
+        series.append(Series("Target", [min(places), max(places)], [found[0]["target_loss"]] * 2))
     if several:
         title += f"\nmedians over {len(by_seed(trainings))} seeds, bars are their intervals"
     name = "Validation loss" if against == "seconds" else "Loss"

@@ -456,13 +456,25 @@ def test_seeds_have_one_target_and_their_spread():
     assert "70.0% (50.0% to 75.0%)" in text
     assert "75.0%, 1 of 3" in text
     by_seconds = training_records.curves(lines, "title", against="seconds")
-    assert [line.name for line in by_seconds.series] == [own["title"], rival["title"]]
+    assert [line.name for line in by_seconds.series] == [own["title"], rival["title"], "Target"]
+    assert by_seconds.series[2].x == [2, 10]
+    assert by_seconds.series[2].y == [0.61, 0.61]
     assert by_seconds.series[0].x == [2, 4, 6, 8, 10]
     assert by_seconds.series[0].high == curve["validation_loss"]["high"]
     assert "medians over 3 seeds" in by_seconds.title
     by_epochs = training_records.curves(lines, "title", against="epochs")
-    assert [line.name for line in by_epochs.series] == ["validation", "training", "target"]
+    assert [line.name for line in by_epochs.series] == ["Validation", "Training", "Target"]
     assert by_epochs.series[0].low == curve["validation_loss"]["low"]
+
+
+def test_a_curve_ends_where_a_seed_does():
+    """Else its last points would be over other seeds than the first ones."""
+    lines = [fabricated("qdp", [0.9, 0.3, 0.2], seed=1), fabricated("qdp", [0.7, 0.6], seed=2)]
+    training_records.judge(lines, None)
+    (found,) = training_records.summaries(lines)
+    assert found["curve"]["validation_loss"]["median"] == pytest.approx([0.8, 0.45])
+    assert found["curve"]["validation_loss"]["seeds"] == [2, 2]
+    assert found["curve"]["seconds"] == [1, 2]
 
 
 def test_a_target_that_some_seeds_miss():
