@@ -158,15 +158,14 @@ def describe_run(benchmark: str, arguments: argparse.Namespace, **facts: Any) ->
 class RunFile(ABC):
     """A run's records, written whole after each addition so that an interruption loses no other.
 
-    ``stem`` is the file's path without its suffix, None where nothing is to be saved. A subclass
-    holds the entries and says what they are called.
+    ``stem`` is the file's path without its suffix, None where nothing is to be saved; a subclass
+    says what ``entries`` are.
     """
-
-    entries: list[Any]
 
     def __init__(self, run: dict[str, Any], stem: Path | None) -> None:
         self.run = run
         self.stem = stem
+        self.entries: list[Any] = []
 
     @staticmethod
     @abstractmethod
@@ -226,10 +225,10 @@ class RunFile(ABC):
 class Journal(RunFile):
     """The legs of a run, point by point."""
 
-    def __init__(self, run: dict[str, Any], stem: Path | None) -> None:
-        super().__init__(run, stem)
-        self.legs: list[Leg] = []
-        self.entries = self.legs
+    @property
+    def legs(self) -> list[Leg]:
+        """All legs."""
+        return self.entries
 
     @staticmethod
     def read(path: Path) -> tuple[dict[str, Any], list[Leg]]:
@@ -254,7 +253,7 @@ class Journal(RunFile):
 
     def add(self, legs: Sequence[Leg]) -> None:
         """Add a point's legs and write the file anew."""
-        self.legs += legs
+        self.entries += legs
         self.save()
 
 

@@ -56,10 +56,10 @@ def training_line(case: TrainingCase, contender: str, run: int, **facts: Any) ->
 class TrainingFile(RunFile):
     """The trainings of a run, one after the other."""
 
-    def __init__(self, run: dict[str, Any], stem: Path | None) -> None:
-        super().__init__(run, stem)
-        self.trainings: list[Record] = []
-        self.entries = self.trainings
+    @property
+    def trainings(self) -> list[Record]:
+        """All trainings."""
+        return self.entries
 
     @staticmethod
     def read(path: Path) -> tuple[dict[str, Any], list[Record]]:
@@ -238,11 +238,6 @@ def summary(trainings: Sequence[Record]) -> Record:
         for own in seeds.values()
         if (reached := [t for one in own if (t := one["time_to_target_s"]) is not None])
     ]
-    accuracies = [
-        next(one["test_accuracy"] for one in own if one["complete"])
-        for own in seeds.values()
-        if any(one["complete"] for one in own)
-    ]
     first = trainings[0]
     return {
         "kind": "summary",
@@ -258,9 +253,18 @@ def summary(trainings: Sequence[Record]) -> Record:
         "target_loss": first["target_loss"],
         "time_to_target_s": spread(to_target),
         "time_to_target_extrapolated": any(one["time_to_target_extrapolated"] for one in trainings),
-        "test_accuracy": spread(accuracies),
+        "test_accuracy": spread(accuracies(trainings)),
         "curve": curve(trainings),
     }
+
+
+def accuracies(trainings: Sequence[Record]) -> list[float]:
+    """Return the test accuracy of each seed that was trained to the end."""
+    return [
+        next(one["test_accuracy"] for one in own if one["complete"])
+        for own in by_seed(trainings).values()
+        if any(one["complete"] for one in own)
+    ]
 
 
 def curve(trainings: Sequence[Record]) -> Record:
