@@ -291,6 +291,7 @@ class Data:
         self.name = name
         self.arguments = arguments
         self._loaded: dict[int, Dataset] = {}
+        self._checked: dict[TrainingCase, dict[str, Any]] = {}
 
     def dataset(self, case: TrainingCase) -> Dataset:
         """Return the rows before they are split."""
@@ -301,8 +302,15 @@ class Data:
             self._loaded[qubits] = load(self.name, samples, qubits, data_dir=folder)
         return self._loaded[qubits]
 
+    def check(self, case: TrainingCase) -> None:
+        """Split a case's rows beforehand. Raises ValueError where they do not do."""
+        self._checked[case] = self._split(case)
+
     def split(self, case: TrainingCase) -> dict[str, Any]:
         """Return train, validation and test."""
+        return self._checked.pop(case, None) or self._split(case)
+
+    def _split(self, case: TrainingCase) -> dict[str, Any]:
         found = self.dataset(case)
         assert found.labels is not None
         return split_data(case, found.features, found.labels)
@@ -342,7 +350,7 @@ def _run(arguments: argparse.Namespace) -> int:
     data = Data(ALIASES.get(arguments.dataset, arguments.dataset), arguments)
     models = list(all_models(arguments))
     for cases in models:
-        data.split(cases[0])  # what is wrong with the data is said before any work
+        data.check(cases[0])  # what is wrong with the data is said before any work
     dataset = {"name": data.name, "description": data.dataset(models[0][0]).description}
     run = describe_run("training", arguments, timed_region=TIMED_REGION, dataset=dataset)
     file = TrainingFile.open(

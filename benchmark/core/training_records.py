@@ -330,10 +330,15 @@ def table(trainings: Sequence[Record]) -> str:
             f"  {contender:<20}{spread_words(found['time_to_target_s'], seeds, '.3g', mark):>30}"
             f"{spread_words(found['test_accuracy'], seeds, '.1%'):>30}"
         )
+    notes_of: dict[str, list[str]] = {}
+    for contender, lines in by_contender(trainings).items():
+        notes_of.setdefault(lines[0]["encoding_note"], []).append(contender)
+    where = "; ".join(f"{', '.join(names)}: {note}" for note, names in notes_of.items())
+    text += ["", f"  Encoding: {where}"]
     target = next((one["target_loss"] for one in trainings), None)
     if target is not None:
         over = f"; median and interval over {seeds} seeds" if seeds > 1 else ""
-        text += ["", f"  Target: a validation loss of {target:.4g}{over}", *outcome]
+        text += [f"  Target: a validation loss of {target:.4g}{over}", "", *outcome]
     return "\n".join(line.rstrip() for line in text)
 
 

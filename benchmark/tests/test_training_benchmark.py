@@ -504,6 +504,7 @@ def test_the_table_claims_nothing_that_is_not_significant():
     assert "not significant (1.00x to 1.00x)" in text
     assert "2.00x (2.00x to 2.00x)" in text
     assert rows["pennylane-lightning"].endswith("skipped: not there")
+    assert "Encoding: qdp: inside forward and backward; pennylane-qdp: once, before" in text
 
 
 def test_parting_losses_fail():
