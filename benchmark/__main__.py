@@ -15,6 +15,8 @@ from pathlib import Path
 
 from benchmark.core import comparison, published, suite
 from benchmark.core.document import Book, Chart, draw, markdown, page
+from benchmark.core.published.library import Library
+from benchmark.core.published.summary import headline
 from benchmark.core.records import atomic_write
 
 ROOT = Path(__file__).resolve().parent
@@ -76,7 +78,7 @@ def write_report(arguments: argparse.Namespace) -> int:
         return 0
     wanted = {arguments.output: text}
     if arguments.output == REPORT:
-        front = published.headline(published.Library(arguments.records, book))
+        front = headline(Library(arguments.records, book))
         wanted[README] = with_headline(README.read_text(encoding="utf-8"), front)
     if arguments.check:
         changed = [

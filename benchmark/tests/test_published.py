@@ -43,7 +43,7 @@ def test_a_number_without_a_record_is_noticed(monkeypatch):
     def invented(library):
         return [Text("QDP is 1000 times as fast.")]
 
-    monkeypatch.setattr(published, "conclusions", invented)
+    monkeypatch.setattr(published.advice, "conclusions", invented)
     masked = document.markdown(published.blocks(RESULTS, Book(masked=True)))
     assert document.prose_digits(masked) == ["QDP is 1000 times as fast."]
 
