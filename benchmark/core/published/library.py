@@ -7,16 +7,17 @@ comes from.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from benchmark.core import records
-from benchmark.core.document import Book, Text
+from benchmark.core.document import Book, Text, number
 from benchmark.core.records import Leg
-from benchmark.core.report import speedup, times
+from benchmark.core.report import ratio_words
+
+Line = Mapping[str, Any]
 
 
 @dataclass
@@ -25,9 +26,15 @@ class Recorded:
 
     book: Book
     path: Path
-    run: Mapping[str, Any]
+    run: Line
     legs: list[Leg] = field(default_factory=list)
-    lines: list[Mapping[str, Any]] = field(default_factory=list)
+    lines: list[Line] = field(default_factory=list)
+
+    @property
+    def environment(self) -> Line:
+        """The machine, which some scripts note in the run's line itself."""
+        found: Line = self.run.get("environment", self.run)
+        return found
 
     def fact(self, name: str, text: str | None = None) -> str:
         """Cite a value of the run's line by its dotted name."""
@@ -41,10 +48,10 @@ class Recorded:
         line = next(index for index, one in enumerate(self.legs) if one is leg) + 2
         return self.book.cite(text, self.path.name, line, name)
 
-    def value(self, line: Mapping[str, Any], text: str, name: str) -> str:
+    def value(self, line: Line, text: str, name: str) -> str:
         """Cite a figure of one of the file's other lines."""
-        number = next(index for index, one in enumerate(self.lines) if one is line) + 1
-        return self.book.cite(text, self.path.name, number, name)
+        place = next(index for index, one in enumerate(self.lines) if one is line) + 1
+        return self.book.cite(text, self.path.name, place, name)
 
     def rate(self, leg: Leg | None) -> str:
         """Samples a second, marked where they were extrapolated."""
@@ -58,25 +65,41 @@ class Recorded:
         if leg is None:
             return "-"
         mark = "*" if leg.extrapolated else ""
-        return self.of(leg, f"{leg.total.median:,.4g}", "total_ms.median") + mark
+        return self.of(leg, number(leg.total.median, 4), "total_ms.median") + mark
+
+    def us_a_sample(self, leg: Leg) -> str:
+        """Microseconds a sample, with the interval."""
+        total, scale = leg.total, 1e3 / leg.n_samples
+        mark = "*" if leg.extrapolated else ""
+        spread = f"{number(total.low * scale, 4)} to {number(total.high * scale, 4)}"
+        return (
+            self.of(leg, number(total.median * scale, 4), "total_ms.median")
+            + mark
+            + f" ({self.of(leg, spread, 'total_ms.low and total_ms.high')})"
+        )
 
     def ratio(self, rival: Leg | None, own: Leg | None) -> str:
         """How many times QDP's time the rival takes, with the interval."""
         if rival is None or own is None:
             return "-"
-        found = speedup(rival, own)
-        text = f"{times(found.value)} ({times(found.low)} to {times(found.high)})"
-        if not found.significant:
-            text = f"not significant ({times(found.low)} to {times(found.high)})"
-        return self.of(rival, text, f"total_ms against that of {own.contender}")
+        return self.of(rival, ratio_words(rival, own), f"total_ms against that of {own.contender}")
 
     def samples(self, leg: Leg) -> str:
         """The number of samples."""
         return self.of(leg, f"{leg.n_samples:,}", "n_samples")
 
-    def link(self) -> str:
+    def link(self, text: str | None = None) -> str:
         """A link to the file from the report's folder."""
-        return f"[{self.path.stem.split('_2')[0]}](../results/{self.path.name})"
+        return f"[{text or self.path.stem.rsplit('_', 2)[0]}](../results/{self.path.name})"
+
+    def source(self, threads: int | None = None) -> str:
+        """The file, the processor, and the threads where they are the same for all."""
+        key = "environment.cpu" if "environment" in self.run else "cpu"
+        found = f"{self.link()}, {self.fact(key)}"
+        if threads is None:
+            return found
+        words = "thread" if threads == 1 else "threads"
+        return f"{found}, {self.book.cite(str(threads), self.path.name, 1, 'threads')} {words}"
 
 
 class Library:
@@ -84,7 +107,7 @@ class Library:
 
     def __init__(self, folder: Path, book: Book) -> None:
         self.book = book
-        self.gradients: dict[tuple[int, str, str], Recorded] = {}
+        self.gradients: dict[tuple[int, str, str], Recorded] = {}  # qubits, method, observable
         self.scaling: dict[tuple[str, str], Recorded] = {}  # by data set and sweep
         self.training: list[Recorded] = []
         self.others: dict[str, Recorded] = {}
@@ -105,8 +128,8 @@ class Library:
             if run["case"]["precision"] == "double":
                 self.gradients[key] = found
             return
-        lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-        found = Recorded(self.book, path, lines[0], lines=lines)
+        lines = records.read_lines(path)
+        found = Recorded(self.book, path, lines[0], lines=list(lines))
         if name == "training_benchmark":
             self.training.append(found)
         else:
@@ -122,6 +145,26 @@ class Library:
             *self.others.values(),
         ]
         return list({one.path: one for one in found}.values())
+
+    @property
+    def machines(self) -> list[list[Recorded]]:
+        """The files taken, by the machine that they were taken on."""
+        found: dict[tuple[str, ...], list[Recorded]] = {}
+        for one in self.everything:
+            names = ("cpu", "cpus_usable", "memory_bytes", "gpus", "system", "python")
+            key = tuple(str(one.environment[name]) for name in names)
+            found.setdefault(key, []).append(one)
+        return list(found.values())
+
+    @property
+    def with_gpu(self) -> list[tuple[Recorded, Leg]]:
+        """The legs during which a GPU was read."""
+        return [
+            (one, leg)
+            for one in self.everything
+            for leg in one.legs
+            if any("gpu" in sample for sample in leg.metering)
+        ]
 
     def sweep(self, sweep: str) -> Recorded | None:
         """Return the run of a sweep, on real data if there is one, else on synthetic rows."""

@@ -1,16 +1,22 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What several sections of the report are made of: points of a sweep, their table, their chart."""
+"""What several sections of the report are made of: legs of a series, and the table of a sweep."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 from benchmark.core.contenders import OWN
-from benchmark.core.document import Chart, Series, Table
+from benchmark.core.document import Table
 from benchmark.core.plots import AXES
 from benchmark.core.published.library import Recorded
 from benchmark.core.records import Leg
-from benchmark.core.report import fastest_rival, find
+from benchmark.core.report import by_point, fastest_rival, find
+
+# Whose rates a table shows beside QDP's: the first is PennyLane's, by which the speedup goes.
+NAMED = {
+    "encoding": ("pennylane", "qiskit", "qiskit-aer"),
+    "gradient": ("lightning-adjoint",),
+}
 
 
 def largest(legs: Sequence[Leg]) -> list[Leg]:
@@ -19,70 +25,28 @@ def largest(legs: Sequence[Leg]) -> list[Leg]:
     return [leg for leg in legs if leg.n_samples == most]
 
 
-def unique(rows: Sequence[list[str]]) -> list[list[str]]:
-    """Return the rows without repetitions: crossing sweeps share their points."""
-    return [list(row) for row in dict.fromkeys(tuple(row) for row in rows)]
-
-
-def points(legs: Sequence[Leg]) -> list[list[Leg]]:
-    """Return the legs of each point."""
-    found: dict[tuple[str, str, int], list[Leg]] = {}
-    for leg in legs:
-        found.setdefault((leg.sweep, repr(leg.case), leg.n_samples), []).append(leg)
-    return list(found.values())
-
-
-def select(recorded: Recorded, sweep: str, what: str) -> list[Leg]:
+def select(recorded: Recorded | None, sweep: str, what: str) -> list[Leg]:
     """Return the legs of one series; ``what`` is an encoding or "gradient"."""
     return [
         leg
-        for leg in recorded.legs
+        for leg in (recorded.legs if recorded else ())
         if leg.sweep == sweep and what in (leg.case.get("encoding"), leg.case["kind"])
     ]
 
 
-def sweep_chart(name: str, title: str, legs: Sequence[Leg], sweep: str, *, latency: bool) -> Chart:
-    """Return throughput, or latency, against what a sweep varies."""
-    words, number = AXES[sweep]
-    series = []
-    for contender in dict.fromkeys(leg.contender for leg in legs):
-        own = sorted((leg for leg in legs if leg.ok and leg.contender == contender), key=number)
-        if not own:
-            continue
-        scale = [leg.n_samples for leg in own]
-        totals = [leg.total for leg in own]
-        if latency:
-            y = [total.median / n for total, n in zip(totals, scale, strict=True)]
-            low = [total.low / n for total, n in zip(totals, scale, strict=True)]
-            high = [total.high / n for total, n in zip(totals, scale, strict=True)]
-        else:
-            y = [1e3 * n / total.median for total, n in zip(totals, scale, strict=True)]
-            low = [1e3 * n / total.high for total, n in zip(totals, scale, strict=True)]
-            high = [1e3 * n / total.low for total, n in zip(totals, scale, strict=True)]
-        series.append(Series(own[0].title, [number(leg) for leg in own], y, low, high))
-    return Chart(
-        name,
-        title,
-        words,
-        "Latency (ms a sample)" if latency else "Throughput (samples/s)",
-        series,
-        log_x=sweep in ("samples", "batch"),
-    )
-
-
 def rate_table(recorded: Recorded, legs: Sequence[Leg], sweep: str) -> Table:
-    """Return throughputs of QDP, PennyLane and the fastest rival."""
+    """Return throughputs of QDP, the rivals named and the fastest one, a row a point."""
+    named = NAMED[legs[0].case["kind"]]
+    titles = {leg.contender: leg.title for leg in legs}
+    first, *rest = [titles.get(name, name) for name in named]
     rows = []
-    for found in points(legs):
-        own = find(found, "qdp")
-        names = ("pennylane", "lightning", "lightning-adjoint")
-        rival = next((leg for name in names if (leg := find(found, name)) is not None), None)
-        fastest = fastest_rival(found)
-        first = found[0]
+    for found in by_point(legs):
+        own, fastest = find(found, "qdp"), fastest_rival(found)
+        rival, *others = [find(found, name) for name in named]
         place = (
-            recorded.samples(first)
+            recorded.samples(found[0])
             if sweep in ("samples", "batch")
-            else recorded.of(first, f"{AXES[sweep][1](first):g}", f"case, {sweep}")
+            else recorded.of(found[0], f"{AXES[sweep][1](found[0]):g}", f"case, {sweep}")
         )
         rows.append(
             [
@@ -90,11 +54,21 @@ def rate_table(recorded: Recorded, legs: Sequence[Leg], sweep: str) -> Table:
                 recorded.rate(own),
                 recorded.rate(rival),
                 recorded.ratio(rival, own),
+                *(recorded.rate(leg) for leg in others),
                 fastest.title if fastest else "-",
                 recorded.ratio(fastest, own),
             ]
         )
     head = {"batch": "rows in a call"}.get(sweep, sweep).capitalize()
     return Table(
-        [head, "QDP (s/s)", "PennyLane (s/s)", "Speedup", "Fastest rival", "Speedup over it"], rows
+        [
+            head,
+            "QDP (s/s)",
+            f"{first} (s/s)",
+            "Speedup",
+            *(f"{title} (s/s)" for title in rest),
+            "Fastest rival",
+            "Speedup over it",
+        ],
+        rows,
     )
