@@ -14,7 +14,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from benchmark.core import comparison, published, suite
-from benchmark.core.document import Book, Chart, draw, markdown, page, replaced
+from benchmark.core.document import Book, Chart, draw, markdown, replaced
+from benchmark.core.page import page
 from benchmark.core.published import advice, summary
 from benchmark.core.published.library import Library
 from benchmark.core.records import atomic_write
@@ -55,8 +56,9 @@ def build_parser() -> argparse.ArgumentParser:
     compare.add_argument("before", type=Path, metavar="A")
     compare.add_argument("after", type=Path, metavar="B")
     compare.add_argument(
-        "--fail-on-slower", action="store_true", help="exit status 3 if B is slower anywhere"
+        "--fail-on-slower", action="store_true", help="exit status 3 if QDP is slower in B anywhere"
     )
+    compare.add_argument("--all", action="store_true", help="list what is not significant too")
     return parser
 
 
@@ -125,7 +127,12 @@ def main(argv: Sequence[str] | None = None) -> int:
             )
         if arguments.command == "report":
             return write_report(arguments)
-        return comparison.main(arguments.before, arguments.after, arguments.fail_on_slower)
+        return comparison.main(
+            arguments.before,
+            arguments.after,
+            fail_on_slower=arguments.fail_on_slower,
+            everything=arguments.all,
+        )
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from benchmark import __main__ as command_line
-from benchmark.core import document, published, records, styles
+from benchmark.core import document, page, published, records, styles
 from benchmark.core.document import Book, Chart, Code, Heading, Items, Series, Table, Text
 from benchmark.core.published import advice, summary
 from benchmark.core.published.library import Library
@@ -301,7 +301,7 @@ def opened(path: Path):
 
 def test_a_contender_looks_the_same_in_picture_and_page():
     (lines,) = [block for block in BLOCKS if isinstance(block, Chart) and not block.bars]
-    first, second = document._plotly(lines)["data"]
+    first, second = page._plotly(lines)["data"]
     style = styles.style_of("QDP")
     assert first["line"] == {"color": style.colour, "dash": "solid", "width": style.width}
     assert second["line"]["color"] == styles.style_of("Qulacs").colour != style.colour
@@ -315,7 +315,7 @@ def test_the_page_in_a_browser(tmp_path, whole):
     pytest.importorskip("selenium")
     blocks = published.blocks(RESULTS, Book()) if whole else BLOCKS
     path = tmp_path / "page.html"
-    path.write_text(document.page(blocks, "A page"), encoding="utf-8")
+    path.write_text(page.page(blocks, "A page"), encoding="utf-8")
     assert not re.search(r'(src|href)="https?://', path.read_text()[:2000]), "self-contained"
     charts = [block for block in blocks if isinstance(block, Chart)]
     browser = opened(path)

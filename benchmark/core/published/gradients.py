@@ -25,10 +25,10 @@ def gradients(library: Library) -> list[Block]:
     found += [
         Heading(3, "2.4 Every rival, by size and rule"),
         Text(
-            "The sum of Z over all qubits: most of its gradients are not zero, as most of those of "
-            "Z of the first qubit are, which a system could skip. Raw features in, at the most "
-            "rows measured. QDP with fused encoding takes features into "
-            "the run and stores no state; QDP without encodes all rows first. `adjoint` stands "
+            "The observable is the sum of Z over all qubits: of Z of the first qubit alone most "
+            "gradients of this circuit are zero, and a system that skipped them would look fast. "
+            "Raw features in, at the most rows measured. QDP with fused encoding takes features "
+            "into the run and stores no state; QDP without encodes all rows first. `adjoint` stands "
             "for every way of one walk back, automatic differentiation included; "
             "`parameter-shift` for two evaluations a parameter. The last two columns are the "
             "contender's time over QDP's."
