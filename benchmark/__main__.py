@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from benchmark.core import comparison, published, suite
-from benchmark.core.document import Book, Chart, draw, markdown, replaced
+from benchmark.core.document import Book, Chart, Ranking, draw, markdown, replaced
 from benchmark.core.page import page
 from benchmark.core.published import advice, summary
 from benchmark.core.published.library import Library
@@ -103,7 +103,7 @@ def write_report(arguments: argparse.Namespace) -> int:
         atomic_write(path, content.encode())
     pictures = arguments.output.parent / "results"
     for block in blocks:
-        if isinstance(block, Chart):
+        if isinstance(block, Chart | Ranking):
             draw(block, pictures / f"{block.name}.png")
     print(f"Saved: {arguments.output}")
     if not arguments.no_page:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmark.core.records import atomic_write
-from benchmark.core.styles import BARS, Style, style_of
+from benchmark.core.styles import BARS, Style, colour_of, style_of
 
 MASK = "□"
 # Up to so many different places along x are ticks themselves; logarithms over a wider range than
@@ -117,7 +117,21 @@ class Chart:
     bars: bool = False
 
 
-Block = Heading | Text | Items | Table | Code | Chart
+@dataclass(frozen=True)
+class Ranking:
+    """A chart of one number a contender with its bounds, a row each, the first on top."""
+
+    name: str
+    title: str
+    x: str
+    names: Sequence[str]
+    values: Sequence[float]
+    low: Sequence[float]
+    high: Sequence[float]
+    hollow: Sequence[bool]
+
+
+Block = Heading | Text | Items | Table | Code | Chart | Ranking
 
 
 # Markdown
@@ -139,7 +153,7 @@ def markdown(blocks: Sequence[Block]) -> str:
                 parts.append("\n".join("| " + " | ".join(line) + " |" for line in lines))
             case Code(text, language):
                 parts.append(f"```{language}\n{text}\n```")
-            case Chart(name, title):
+            case Chart(name, title) | Ranking(name, title):
                 parts.append(f"![{title}](./results/{name}.png)")
     return "\n\n".join(parts) + "\n"
 
@@ -199,7 +213,7 @@ def number(value: float, digits: int = 3) -> str:
 # Pictures
 
 
-def draw(chart: Chart, path: Path) -> None:
+def draw(chart: Chart | Ranking, path: Path) -> None:
     """Draw a chart as a PNG."""
     import matplotlib
 
@@ -207,12 +221,12 @@ def draw(chart: Chart, path: Path) -> None:
     from matplotlib import pyplot
 
     figure, axes = pyplot.subplots(figsize=(9.5, 5.2))
-    if chart.bars:
-        _draw_bars(axes, chart)
+    if isinstance(chart, Ranking):
+        draw_ranking(axes, chart)
     else:
-        draw_lines(axes, chart)
-    axes.set_title(chart.title, fontsize=11)
-    axes.legend(fontsize=9, frameon=False, loc="center left", bbox_to_anchor=(1.01, 0.5))
+        (_draw_bars if chart.bars else draw_lines)(axes, chart)
+        axes.legend(fontsize=9, frameon=False, loc="center left", bbox_to_anchor=(1.01, 0.5))
+    figure.suptitle(chart.title, fontsize=11)
     figure.tight_layout()
     save(figure, path)
 
@@ -285,6 +299,39 @@ def _set_ticks(axis: Any, *, log: bool) -> None:
         axis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
         axis.set_major_formatter(ticker.FuncFormatter(lambda value, _: f"{value:,g}"))
         axis.set_minor_formatter(ticker.NullFormatter())
+
+
+def draw_ranking(axes: Any, ranking: Ranking) -> None:
+    """Draw each contender's number on a logarithmic axis, with its value beside it."""
+    rows = zip(
+        ranking.names, ranking.values, ranking.low, ranking.high, ranking.hollow, strict=True
+    )
+    for place, (name, value, low, high, hollow) in enumerate(rows):
+        colour = colour_of(name)
+        axes.errorbar(
+            value,
+            place,
+            xerr=[[value - low], [high - value]],
+            marker="o",
+            markersize=8,
+            capsize=3,
+            color=colour,
+            markerfacecolor="white" if hollow else colour,
+        )
+        axes.annotate(
+            number(value),
+            (high, place),
+            xytext=(9, 0),
+            textcoords="offset points",
+            va="center",
+            fontsize=9,
+        )
+    axes.set_xscale("log")
+    axes.margins(x=0.12)
+    axes.set_yticks(range(len(ranking.names)), ranking.names)
+    axes.invert_yaxis()
+    axes.set_xlabel(ranking.x)
+    axes.grid(True, which="major", alpha=0.35)
 
 
 def _draw_bars(axes: Any, chart: Chart) -> None:

@@ -20,6 +20,7 @@ from benchmark.core.document import (
     Code,
     Heading,
     Items,
+    Ranking,
     Series,
     Table,
     Text,
@@ -27,7 +28,7 @@ from benchmark.core.document import (
     errors,
     number,
 )
-from benchmark.core.styles import BARS, Style, style_of
+from benchmark.core.styles import BARS, Style, colour_of, style_of
 
 # Plotly's words for Matplotlib's markers and lines.
 _SYMBOLS = {
@@ -69,9 +70,10 @@ def page(blocks: Sequence[Block], title: str) -> str:
                 body.append(_table(head, rows))
             case Code(text):
                 body.append(f"<pre><code>{html.escape(text)}</code></pre>")
-            case Chart():
+            case Chart() | Ranking():
                 body.append(f'<div class="chart" id="chart-{block.name}"></div>')
-                charts.append({"id": f"chart-{block.name}", **_plotly(block)})
+                drawn = _plotly(block) if isinstance(block, Chart) else _plotly_ranking(block)
+                charts.append({"id": f"chart-{block.name}", **drawn})
     data = json.dumps(charts).replace("</", "<\\/")
     return _PAGE.format(
         title=html.escape(title),
@@ -143,6 +145,45 @@ def _plotly(chart: Chart) -> Mapping[str, Any]:
         "plot_bgcolor": "white",
     }
     return {"data": traces, "layout": layout}
+
+
+def _plotly_ranking(ranking: Ranking) -> Mapping[str, Any]:
+    values = ranking.values
+    trace = {
+        "type": "scatter",
+        "mode": "markers+text",
+        "x": list(values),
+        "y": list(ranking.names),
+        "text": [f"   {number(value)}" for value in values],
+        "textposition": "middle right",
+        "error_x": {
+            "type": "data",
+            "symmetric": False,
+            "array": [high - value for value, high in zip(values, ranking.high, strict=True)],
+            "arrayminus": [value - low for value, low in zip(values, ranking.low, strict=True)],
+        },
+        "marker": {
+            "size": 10,
+            "color": [colour_of(name) for name in ranking.names],
+            "symbol": ["circle-open" if hollow else "circle" for hollow in ranking.hollow],
+        },
+    }
+    layout = {
+        "title": {"text": ranking.title, "font": {"size": 15}},
+        "xaxis": {
+            "title": {"text": ranking.x},
+            "type": "log",
+            "dtick": 1,
+            "exponentformat": "power",
+            "gridcolor": "#e6e6e6",
+        },
+        "yaxis": {"autorange": "reversed", "automargin": True, "gridcolor": "#e6e6e6"},
+        "height": 200 + 24 * len(values),
+        "margin": {"t": 50, "r": 40, "b": 50},
+        "paper_bgcolor": "white",
+        "plot_bgcolor": "white",
+    }
+    return {"data": [trace], "layout": layout}
 
 
 def _plotly_axis(chart: Chart, axis: str, *, log: bool) -> dict[str, Any]:

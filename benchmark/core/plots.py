@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmark.core.contenders import ROADMAP_RIVAL
-from benchmark.core.document import Chart, Series, draw_lines, save
+from benchmark.core.document import Chart, Ranking, Series, draw, draw_lines, save
 from benchmark.core.records import Leg
 from benchmark.core.report import METHOD_TITLES, find, speedup, times
 from benchmark.core.styles import style_of
@@ -34,11 +34,21 @@ QUANTITIES: dict[str, tuple[str, Callable[[float, int], float]]] = {
 }
 
 
+def names_of(legs: Sequence[Leg]) -> dict[str, str]:
+    """Return each contender's title, with its gradient rule where that is not the common one."""
+    rules = [leg.rule for leg in legs if leg.ok]
+    common = max(dict.fromkeys(rules), key=rules.count, default="")
+    return {
+        leg.contender: leg.title if leg.rule == common else f"{leg.title} ({leg.rule})"
+        for leg in legs
+        if leg.ok
+    }
+
+
 def series_of(legs: Sequence[Leg], x: Callable[[Leg], float], quantity: str) -> list[Series]:
     """Return a series for each contender timed, with the interval of each point."""
     _, value = QUANTITIES[quantity]
-    # Where gradient rules differ, the legend says who used which.
-    several = len({leg.rule for leg in legs if leg.ok}) > 1
+    names = names_of(legs)
     found = []
     for contender in dict.fromkeys(leg.contender for leg in legs):
         own = sorted((leg for leg in legs if leg.ok and leg.contender == contender), key=x)
@@ -50,7 +60,7 @@ def series_of(legs: Sequence[Leg], x: Callable[[Leg], float], quantity: str) -> 
         ]
         found.append(
             Series(
-                f"{own[0].title} ({own[0].rule})" if several else own[0].title,
+                names[contender],
                 [x(leg) for leg in own],
                 [value(leg.total.median, leg.n_samples) for leg in own],
                 [low for low, _ in bounds],
@@ -74,6 +84,26 @@ def sweep_chart(
         QUANTITIES[quantity][0],
         series_of(legs, x, quantity),
         log_x=sweep in ("samples", "batch"),
+    )
+
+
+def ranking_of(name: str, title: str, legs: Sequence[Leg]) -> Ranking:
+    """Return a chart of the microseconds a sample of legs of one size, the fastest first."""
+    timed = sorted((leg for leg in legs if leg.ok), key=lambda leg: leg.total.median)
+    names = names_of(timed)
+    bounds = [
+        [1e3 * total / leg.n_samples for total in (leg.total.low, leg.total.median, leg.total.high)]
+        for leg in timed
+    ]
+    return Ranking(
+        name,
+        title,
+        "Time of a sample (µs)",
+        [names[leg.contender] for leg in timed],
+        [middle for _, middle, _ in bounds],
+        [low for low, _, _ in bounds],
+        [high for _, _, high in bounds],
+        [leg.extrapolated for leg in timed],
     )
 
 
@@ -114,13 +144,27 @@ def write_scaling_plot(path: Path, run: Mapping[str, Any], legs: Sequence[Leg]) 
 
 
 def write_plot(path: Path, run: Mapping[str, Any], legs: Sequence[Leg]) -> None:
-    """Draw a PNG of time and throughput; QDP's points carry their speedup over PennyLane's path."""
+    """Draw a PNG: time and throughput against samples, or the ranking of a single size.
+
+    QDP's points carry their speedup over PennyLane's path.
+    """
     case, hardware = run["case"], run["environment"]
+    title = (
+        f"Per-sample gradients: {case['n_qubits']} qubits, {case['n_layers']} layers, "
+        f"{len(case['parameters'])} parameters, {case['observable']}, {case['precision']} "
+        f"precision; QDP by {METHOD_TITLES[case['method']].lower()}\n"
+        f"{run['dataset']['name']}; {hardware['cpu']}, {case['threads']} threads; "
+    )
+    sizes = sorted({leg.n_samples for leg in legs})
+    if len(sizes) == 1:
+        title += f"{sizes[0]:,} samples; hollow: extrapolated"
+        draw(ranking_of("", title, legs), path)
+        return
     figure, ((time_axes, rate_axes),) = _figure(1, 2, (13, 6.2))
     for axes, quantity in ((time_axes, "time"), (rate_axes, "throughput")):
         draw_lines(axes, sweep_chart("", "", legs, "samples", quantity))
         axes.margins(x=0.12, y=0.12)
-    for n_samples in sorted({leg.n_samples for leg in legs}):
+    for n_samples in sizes:
         here = [leg for leg in legs if leg.n_samples == n_samples]
         own, rival = find(here, "qdp"), find(here, ROADMAP_RIVAL)
         if own is None or rival is None:
@@ -145,14 +189,8 @@ def write_plot(path: Path, run: Mapping[str, Any], legs: Sequence[Leg]) -> None:
     columns = max(1, min(3, len(labels)))
     rows = -(-len(labels) // columns)
     figure.legend(handles, labels, loc="lower center", ncols=columns, fontsize=9, frameon=False)
-    figure.suptitle(
-        f"Per-sample gradients: {case['n_qubits']} qubits, {case['n_layers']} layers, "
-        f"{len(case['parameters'])} parameters, {case['observable']}, {case['precision']} precision"
-        f" - QDP by {METHOD_TITLES[case['method']].lower()}\n"
-        f"{run['dataset']['name']}; {hardware['cpu']}, {case['threads']} threads; "
-        "labels: QDP's speedup over PennyLane's path; hollow: extrapolated",
-        fontsize=10.5,
-    )
+    title += "labels: QDP's speedup over PennyLane's path; hollow: extrapolated"
+    figure.suptitle(title, fontsize=10.5)
     figure.tight_layout(rect=(0, 0.02 + 0.031 * rows, 1, 1))
     save(figure, path, dpi=130)
 

@@ -15,7 +15,7 @@ import pytest
 
 from benchmark import __main__ as command_line
 from benchmark.core import document, page, published, records, styles
-from benchmark.core.document import Book, Chart, Code, Heading, Items, Series, Table, Text
+from benchmark.core.document import Book, Chart, Code, Heading, Items, Ranking, Series, Table, Text
 from benchmark.core.published import advice, summary
 from benchmark.core.published.library import Library
 from benchmark.tests.fabricated import make_leg, make_run
@@ -176,6 +176,20 @@ def test_the_same_records_give_the_same_bytes(tmp_path):
         assert (tmp_path / "again.csv").read_bytes() == path.with_suffix(".csv").read_bytes()
 
 
+@pytest.mark.parametrize("name", sorted(path.name for path in RESULTS.glob("*.jsonl")))
+def test_a_report_of_one_record(tmp_path, name):
+    shutil.copy(RESULTS / name, tmp_path)
+    (line,) = records.read_lines(tmp_path / name)[:1]
+    if "created" not in line:
+        with pytest.raises(ValueError, match="expected records to report on"):
+            published.blocks(tmp_path, Book())
+        return
+    masked = document.markdown(published.blocks(tmp_path, Book(masked=True)))
+    assert document.prose_digits(masked) == []
+    assert "No records of" in masked
+    assert "When not to use QDP" in masked
+
+
 def test_an_empty_folder_says_how_to_make_records(tmp_path, capsys):
     arguments = ["report", "--records", str(tmp_path), "--output", str(tmp_path / "report.md")]
     assert command_line.main(arguments) == 2
@@ -207,6 +221,16 @@ BLOCKS = [
         bars=True,
         log_y=False,
     ),
+    Ranking(
+        "ranking",
+        "Ranking",
+        "ms",
+        ["QDP", "Qulacs"],
+        [1.0, 50.0],
+        [0.9, 40.0],
+        [1.1, 60.0],
+        [False, True],
+    ),
 ]
 
 
@@ -222,15 +246,21 @@ def test_pictures_of_charts(tmp_path):
     from matplotlib import image
 
     for block in BLOCKS:
-        if isinstance(block, Chart):
-            document.draw(block, tmp_path / "chart.png")
-            pixels = image.imread(tmp_path / "chart.png")
-            assert pixels.shape[0] > 300
-            for series, bar in zip(block.series, styles.BARS, strict=False):
-                colour = bar if block.bars else styles.style_of(series.name).colour
-                wanted = [int(colour[place : place + 2], 16) / 255 for place in (1, 3, 5)]
-                close = np.abs(pixels[..., :3] - wanted).max(axis=-1) < 0.02
-                assert close.sum() > 150, series.name
+        if not isinstance(block, Chart | Ranking):
+            continue
+        document.draw(block, tmp_path / "chart.png")
+        pixels = image.imread(tmp_path / "chart.png")
+        assert pixels.shape[0] > 300
+        if isinstance(block, Ranking):
+            colours = [styles.colour_of(name) for name in block.names]
+        elif block.bars:
+            colours = list(styles.BARS[: len(block.series)])
+        else:
+            colours = [styles.style_of(series.name).colour for series in block.series]
+        for colour in colours:
+            wanted = [int(colour[place : place + 2], 16) / 255 for place in (1, 3, 5)]
+            close = np.abs(pixels[..., :3] - wanted).max(axis=-1) < 0.02
+            assert close.sum() > 80, (block.name, colour)
 
 
 def page_numbers(text: str) -> list[str]:
@@ -270,13 +300,16 @@ def assert_same_numbers(browser, blocks) -> None:
     for on_page, text in zip(found, expected, strict=True):
         assert page_numbers(plain(on_page)) == page_numbers(text)
     for chart in blocks:
-        if not isinstance(chart, Chart):
+        if not isinstance(chart, Chart | Ranking):
             continue
         drawn = browser.execute_script(
             "return document.getElementById(arguments[0]).data.map("
             "one => [one.name, Array.from(one.x), Array.from(one.y)])",
             f"chart-{chart.name}",
         )
+        if isinstance(chart, Ranking):
+            assert drawn == [[None, list(chart.values), list(chart.names)]]
+            continue
         for (name, x, y), series in zip(drawn, chart.series, strict=True):
             assert name == series.name
             assert x == list(series.x)
@@ -317,7 +350,7 @@ def test_the_page_in_a_browser(tmp_path, whole):
     path = tmp_path / "page.html"
     path.write_text(page.page(blocks, "A page"), encoding="utf-8")
     assert not re.search(r'(src|href)="https?://', path.read_text()[:2000]), "self-contained"
-    charts = [block for block in blocks if isinstance(block, Chart)]
+    charts = [block for block in blocks if isinstance(block, Chart | Ranking)]
     browser = opened(path)
     try:
         assert browser.title == "A page"
@@ -329,7 +362,7 @@ def test_the_page_in_a_browser(tmp_path, whole):
                 "'.scatterlayer .trace, .barlayer .trace').length",
                 f"chart-{chart.name}",
             )
-            assert drawn == len(chart.series), chart.name
+            assert drawn == (1 if isinstance(chart, Ranking) else len(chart.series)), chart.name
         assert_same_numbers(browser, blocks)
         if not whole:
             changed = [*blocks, Text("1000 times")]

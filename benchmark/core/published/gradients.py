@@ -5,12 +5,13 @@ from __future__ import annotations
 
 from benchmark.core.contenders import OWN, ROADMAP_RIVAL
 from benchmark.core.document import Block, Chart, Heading, Items, Series, Table, Text, number
-from benchmark.core.plots import sweep_chart
+from benchmark.core.plots import ranking_of, sweep_chart
 from benchmark.core.published.library import Library, Recorded, missing
 from benchmark.core.published.pieces import largest
 from benchmark.core.report import by_point, find
 
 ROADMAP = (12, "parameter-shift", "z0")
+HEADLINE = (12, "adjoint")
 
 
 def gradients(library: Library) -> list[Block]:
@@ -28,8 +29,8 @@ def gradients(library: Library) -> list[Block]:
             "The observable is the sum of Z over all qubits: of Z of the first qubit alone most "
             "gradients of this circuit are zero, and a system that skipped them would look fast. "
             "Raw features in, at the most rows measured. QDP with fused encoding takes features "
-            "into the run and stores no state; QDP without encodes all rows first. `adjoint` stands "
-            "for every way of one walk back, automatic differentiation included; "
+            "into the run and stores no state; QDP without encodes all rows first. `adjoint` "
+            "stands for every way of one walk back, automatic differentiation included; "
             "`parameter-shift` for two evaluations a parameter. The last two columns are the "
             "contender's time over QDP's."
         ),
@@ -38,6 +39,13 @@ def gradients(library: Library) -> list[Block]:
         if observable == "sum-z":
             caption = f"{recorded.fact('case.n_qubits', str(n_qubits))} qubits, {method}"
             found += contender_table(recorded, caption)
+            if (n_qubits, method) == HEADLINE:
+                legs = largest(recorded.legs)
+                title = (
+                    f"Adjoint gradients of {legs[0].n_samples:,} samples, {n_qubits} qubits, "
+                    f"{len(recorded.run['case']['parameters'])} parameters"
+                )
+                found.append(ranking_of("gradient_rivals", title, legs))
     pruned = library.gradients.get((12, "adjoint", "z0"))
     if pruned is not None and find(pruned.legs, "qdp-pruned") is not None:
         qubits = pruned.fact("case.n_qubits")

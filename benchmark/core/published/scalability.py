@@ -131,22 +131,27 @@ def swept(library: Library, sweep: str) -> list[Block]:
     legs = select(recorded, sweep, "gradient")
     if recorded is None or not legs:
         return [missing("this sweep", f"python benchmark/benchmark_scaling.py --sweeps {sweep}")]
-    words = AXES[sweep][0].lower()
-    fixed = {
-        "qubits": f"{recorded.of(legs[0], str(legs[0].case['n_qubits']), 'case.n_qubits')} qubits",
-        "layers": f"{recorded.of(legs[0], str(legs[0].case['n_layers']), 'case.n_layers')} layers",
-        "samples": f"{recorded.samples(legs[0])} samples",
+    first = legs[0]
+    sizes = {
+        "qubits": str(first.case["n_qubits"]),
+        "layers": str(first.case["n_layers"]),
+        "samples": f"{first.n_samples:,}",
     }
-    fixed.pop("samples" if sweep == "batch" else sweep, None)
-    threads = None if sweep == "threads" else legs[0].case["threads"]
+    sizes.pop("samples" if sweep == "batch" else sweep, None)
+    cited = [f"{recorded.of(first, size, f'case, {word}')} {word}" for word, size in sizes.items()]
+    shown = ", ".join(f"{size} {word}" for word, size in sizes.items())
+    threads = None if sweep == "threads" else first.case["threads"]
     name = recorded.run["dataset"]["name"]
     found: list[Block] = [
         Text(
             f"Adjoint gradients of the sum of Z, raw features of `{name}` in; "
-            f"{', '.join(fixed.values())}; {recorded.source(threads)}."
+            f"{', '.join(cited)}; {recorded.source(threads)}."
         ),
         sweep_chart(
-            f"scaling_{sweep}_gradients", f"Adjoint gradients against {words}", legs, sweep
+            f"scaling_{sweep}_gradients",
+            f"Adjoint gradients against {AXES[sweep][0].lower()} ({shown})",
+            legs,
+            sweep,
         ),
         rate_table(recorded, legs, sweep),
     ]

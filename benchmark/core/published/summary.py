@@ -69,8 +69,8 @@ def headline(library: Library) -> str:
     return "\n\n".join(
         [
             f"{words}. In brackets: 95 % intervals of the ratio.",
-            "![Per-sample gradients against the number of samples]"
-            "(benchmark/docs/results/gradient_samples.png)",
+            "![Time of a sample's gradients, QDP and every rival]"
+            "(benchmark/docs/results/gradient_rivals.png)",
             "```bash\npython -m benchmark run --full --only gradient-12-adjoint gradient-roadmap\n"
             "```",
         ]
