@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmark.core import records, report, statistics
+from benchmark.core.contenders import OWN
 from benchmark.core.document import Table, markdown, replaced
 from benchmark.core.goals import GOALS, Goal, best_triad, data_plane, time_over
 from benchmark.core.records import Leg, read_lines
@@ -61,7 +62,7 @@ def comparison(path: Path, run: Mapping[str, Any], legs: Sequence[Leg]) -> list[
         fused, own = report.find(of_size, "qdp-fused"), report.find(of_size, "qdp")
         timed = sorted((leg for leg in of_size if leg.ok), key=lambda leg: leg.total.median)
         for leg in timed:
-            is_own = leg.contender in report.OWN
+            is_own = leg.contender in OWN
             rows.append(
                 [
                     str(n_samples),

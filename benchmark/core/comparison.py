@@ -25,8 +25,16 @@ from benchmark.core.training import epoch_seconds
 EXIT_SLOWER = 3
 _LEG_FILES = ("gradient_benchmark", "scaling_benchmark")
 # What a line without legs says of its outcome or its machine, and not of what was measured.
-_OUTCOMES = ("contender", "calls", "operations_per_row", "instruction_set", "decision", "reason")
-_OUTCOMES += ("best", "extrapolated")
+_OUTCOMES = (
+    "contender",
+    "calls",
+    "operations_per_row",
+    "instruction_set",
+    "decision",
+    "reason",
+    "best",
+    "extrapolated",
+)
 # Legs of QDP that the data plane's records name by what they do.
 _OWN_STEPS = ("encode", "stream", "re-read", "verify", "hit to first batch")
 # A shift of the rivals' median from which the machine is said to have changed.

@@ -59,8 +59,8 @@ class Outcome:
 
 def time_over(line: Line, other: Line) -> str:
     """Return how many times the other's time a row takes, with its interval."""
-    seconds = [[one / given["rows"] for one in given["seconds"]] for given in (line, other)]
-    return interval_words(statistics.ratio(*seconds))
+    above, below = ([one / given["rows"] for one in given["seconds"]] for given in (line, other))
+    return interval_words(statistics.ratio(above, below))
 
 
 def best_rival(lines: Sequence[Line], own: Line, *same: str) -> Line:
@@ -78,7 +78,7 @@ def best_rival(lines: Sequence[Line], own: Line, *same: str) -> Line:
 def best_triad(lines: Sequence[Line]) -> float:
     """Return the bytes a second of the machine's best triad over large arrays."""
     rates = [line["triad_bytes_per_s"].values() for line in lines if line["record"] == "machine"]
-    return max(rate for found in rates for rate in found)
+    return max(float(rate) for found in rates for rate in found)
 
 
 def data_plane(lines: Sequence[Line]) -> list[Outcome]:

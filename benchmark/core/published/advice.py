@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from benchmark.core import statistics
 from benchmark.core.contenders import ROADMAP_RIVAL
 from benchmark.core.document import Block, Heading, Items, Table, number
+from benchmark.core.goals import best_rival, time_over
 from benchmark.core.published.gradients import ROADMAP
 from benchmark.core.published.library import Library, Recorded
 from benchmark.core.published.pieces import largest, select
@@ -61,6 +62,7 @@ def _with_qdp(library: Library) -> list[Choice]:
             "QDP",
             _stream_ground(library),
         ),
+        Choice("the kernel matrix of many states", "QDP", _kernel_ground(library)),
         Choice(
             "a quantum layer inside a PyTorch model on the CPU",
             "QDP, or PennyLane for its whole library of templates",
@@ -160,6 +162,19 @@ def _stream_ground(library: Library) -> str:
             mib = line["peak_anonymous_bytes"] / 2**20
             held = recorded.value(line, f"{mib:.0f}", "peak_anonymous_bytes")
             parts.append(f"{size} GiB streamed within {held} MiB")
+    return ", ".join(parts) or UNMEASURED
+
+
+def _kernel_ground(library: Library) -> str:
+    recorded = library.others.get("encoding_rates")
+    lines = recorded.lines if recorded is not None else []
+    parts = []
+    for line in lines:
+        if line["record"] == "kernel" and line["contender"] == "qdp":
+            assert recorded is not None
+            rival = best_rival(lines, line, "dtype")
+            ratio = recorded.value(rival, time_over(rival, line), "seconds over those of qdp")
+            parts.append(f"{ratio} as fast as `{rival['contender']}` ({line['dtype']} states)")
     return ", ".join(parts) or UNMEASURED
 
 

@@ -170,7 +170,7 @@ class Library:
         """Return the run of a sweep, on real data if there is one, else on synthetic rows."""
         runs = [one for (name, which), one in self.scaling.items() if which == sweep]
         named = [one for one in runs if one.run["dataset"]["name"] != "synthetic"]
-        return (named or runs or [None])[0]
+        return next(iter([*named, *runs]), None)
 
     @property
     def newest(self) -> Recorded:
