@@ -1178,6 +1178,130 @@ struct Kernels {
     }
   }
 
+  // ---- states made in lines ---------------------------------------------------------------------
+
+  // The product doubles with each bit, the lowest first.
+  template <bool REAL>
+  static void product_lines(const ProductCall<T>& call) {
+    V* re = lines(call.target);
+    V* im = re + call.plane;
+    const V* factor = lines(call.factors);
+    const uint32_t* line = call.line;
+    re[line[0]] = splat(T(1));
+    if constexpr (!REAL) im[line[0]] = V{};
+    for (int bit = 0; bit < call.n_bits; ++bit, factor += 4) {
+      const uint32_t size = 1u << bit, step = line[size];
+      const V zero_re = factor[0], zero_im = factor[1], one_re = factor[2], one_im = factor[3];
+      for (uint32_t i = 0; i < size; ++i) {
+        const uint32_t low = line[i], high = low ^ step;
+        const V x = re[low];
+        if constexpr (REAL) {
+          re[low] = x * zero_re;
+          re[high] = x * one_re;
+        } else {
+          const V y = im[low];
+          re[low] = x * zero_re - y * zero_im;
+          im[low] = x * zero_im + y * zero_re;
+          re[high] = x * one_re - y * one_im;
+          im[high] = x * one_im + y * one_re;
+        }
+      }
+    }
+  }
+
+  static void product(const ProductCall<T>& call) {
+    call.real ? product_lines<true>(call) : product_lines<false>(call);
+  }
+
+  // The Walsh-Hadamard transform of every row over bits [bit, bit + K).
+  template <int K>
+  INLINE void walsh_bits(V* values, const uint32_t* line, int n_bits, int bit) {
+    uint32_t step[1 << K];
+    UNROLL for (int a = 0; a < (1 << K); ++a) step[a] = line[uint32_t(a) << bit];
+    for (uint32_t high = 0; high < (1u << n_bits); high += 1u << (bit + K)) {
+      for (uint32_t i = high; i < high + (1u << bit); ++i) {
+        const uint32_t base = line[i];
+        V r[1 << K];
+        UNROLL for (int a = 0; a < (1 << K); ++a) r[a] = values[base ^ step[a]];
+        UNROLL for (int j = 0; j < K; ++j) {
+          UNROLL for (int a = 0; a < (1 << K); ++a) {
+            if (a & (1 << j)) continue;
+            const V p = r[a], q = r[a | (1 << j)];
+            r[a] = p + q;
+            r[a | (1 << j)] = p - q;
+          }
+        }
+        UNROLL for (int a = 0; a < (1 << K); ++a) values[base ^ step[a]] = r[a];
+      }
+    }
+  }
+
+  static void walsh_lines(V* values, const uint32_t* line, int n_bits) {
+    int bit = 0;
+    for (; bit + 4 <= n_bits; bit += 4) walsh_bits<4>(values, line, n_bits, bit);
+    for (; bit + 2 <= n_bits; bit += 2) walsh_bits<2>(values, line, n_bits, bit);
+    for (; bit < n_bits; ++bit) walsh_bits<1>(values, line, n_bits, bit);
+  }
+
+  // D doubles with each bit: where it is set, D gains the product P of the phases that this bit has
+  // by itself and with the bits below it.
+  static void phases(const PhaseCall<T>& call) {
+    const int n = call.n_bits;
+    const uint32_t size = 1u << n;
+    const uint32_t* line = call.line;
+    const V* c = lines(call.cosines);
+    const V* s = lines(call.sines);
+    V* re = lines(call.target);
+    V* im = re + call.plane;
+    V* p_re = lines(call.products);
+    V* p_im = p_re + size / 2;
+    re[line[0]] = c[0] * call.scale;
+    im[line[0]] = s[0] * call.scale;
+    for (int bit = 0; bit < n; ++bit) {
+      const int qubit = n - 1 - bit;
+      const int pairs = n + qubit * (2 * n - qubit - 1) / 2 - qubit;  // [later qubit]
+      p_re[0] = c[1 + qubit];
+      p_im[0] = s[1 + qubit];
+      for (int below = 0; below < bit; ++below) {
+        const V turn_re = c[pairs + n - 1 - below], turn_im = s[pairs + n - 1 - below];
+        for (uint32_t i = 0, k = 1u << below; i < k; ++i) {
+          p_re[k + i] = p_re[i] * turn_re - p_im[i] * turn_im;
+          p_im[k + i] = p_re[i] * turn_im + p_im[i] * turn_re;
+        }
+      }
+      const uint32_t step = line[1u << bit];
+      for (uint32_t i = 0; i < (1u << bit); ++i) {
+        const uint32_t low = line[i], high = low ^ step;
+        re[high] = re[low] * p_re[i] - im[low] * p_im[i];
+        im[high] = re[low] * p_im[i] + im[low] * p_re[i];
+      }
+    }
+    if (call.repeats > 1) {
+      V* d_re = lines(call.table);
+      V* d_im = d_re + size;
+      for (uint32_t i = 0; i < size; ++i) {
+        d_re[i] = re[i];
+        d_im[i] = im[i];
+      }
+      for (int round = 1; round < call.repeats; ++round) {
+        walsh_lines(re, line, n);
+        walsh_lines(im, line, n);
+        for (uint32_t i = 0; i < size; ++i) {
+          const V x = re[i], y = im[i];
+          re[i] = x * d_re[i] - y * d_im[i];
+          im[i] = x * d_im[i] + y * d_re[i];
+        }
+      }
+    }
+    if (!call.closes) return;
+    walsh_lines(re, line, n);
+    walsh_lines(im, line, n);
+    for (uint32_t i = 0; i < size; ++i) {
+      re[i] *= call.scale;
+      im[i] *= call.scale;
+    }
+  }
+
   static void collect(const double* __restrict gradient, const int32_t* place, const double* factor,
                       const int32_t* slot, int64_t n, int64_t n_slots, double* __restrict sums,
                       T* __restrict out) {
@@ -1290,7 +1414,8 @@ struct Kernels {
 
   static constexpr KernelTable<T> table() {
     return {W,      sweep,           sweep_gradient, diagonal, diagonal_gradient, diagonal_totals,
-            observable, measure, lane_sweep, lane_gradient, rotate, rotate_gradient, sincos, walsh, load, store, collect, dense,
+            observable, measure, lane_sweep, lane_gradient, rotate, rotate_gradient, sincos, walsh, load, store,
+            product, phases, collect, dense,
             multiply_add, triad, combine, multiply_tables, interleave, squares,
             TILE_ROWS, TILE_LINES, overlap};
   }

@@ -16,7 +16,8 @@ from benchmark.core import records, statistics
 from benchmark.core.command_line import RunFile, plural
 from benchmark.core.contenders import TRAINERS
 from benchmark.core.document import Chart, Series
-from benchmark.core.report import gpu_words, megabytes, times
+from benchmark.core.report import gpu_words, interval_words, megabytes
+from benchmark.core.styles import GREY, Style
 from benchmark.core.training import (
     EPOCH_PARTS,
     LOSS_TOLERANCE,
@@ -28,6 +29,7 @@ from benchmark.core.training import (
 Record = dict[str, Any]
 # The share of the epochs whose validation loss is the target where none is given.
 TARGET_SHARE = 0.8
+TARGET = Style(GREY, "", "--")
 
 
 def training_line(case: TrainingCase, contender: str, run: int, **facts: Any) -> Record:
@@ -233,11 +235,6 @@ def summary(trainings: Sequence[Record]) -> Record:
     """
     seeds = by_seed(trainings)
     seconds = statistics.estimate([second for one in trainings for second in epoch_seconds(one)])
-    to_target = [
-        statistics.median(reached)
-        for own in seeds.values()
-        if (reached := [t for one in own if (t := one["time_to_target_s"]) is not None])
-    ]
     first = trainings[0]
     return {
         "kind": "summary",
@@ -251,11 +248,20 @@ def summary(trainings: Sequence[Record]) -> Record:
         "peak_memory_bytes": max(one["peak_memory_bytes"] or 0 for one in trainings) or None,
         "gpu": records.gpu_readings(epoch for one in trainings for epoch in one["epochs"]),
         "target_loss": first["target_loss"],
-        "time_to_target_s": spread(to_target),
+        "time_to_target_s": spread(times_to_target(trainings)),
         "time_to_target_extrapolated": any(one["time_to_target_extrapolated"] for one in trainings),
         "test_accuracy": spread(accuracies(trainings)),
         "curve": curve(trainings),
     }
+
+
+def times_to_target(trainings: Sequence[Record]) -> list[float]:
+    """Return the median time to the target loss of each seed that reached it, in seconds."""
+    return [
+        statistics.median(reached)
+        for own in by_seed(trainings).values()
+        if (reached := [t for one in own if (t := one["time_to_target_s"]) is not None])
+    ]
 
 
 def accuracies(trainings: Sequence[Record]) -> list[float]:
@@ -312,7 +318,7 @@ def table(trainings: Sequence[Record]) -> str:
         found = summary(ok)
         if own and not contender.startswith("qdp"):
             seconds = [second for one in ok for second in seconds_of(one)]
-            notes.insert(0, ratio_words(statistics.ratio(seconds, own)))
+            notes.insert(0, interval_words(statistics.ratio(seconds, own)))
         if found["noisy"]:
             notes.append("noisy")
         if found["gpu"]:
@@ -347,12 +353,6 @@ def seconds_of(training: Record) -> list[float]:
     return epoch_seconds(training) if training["status"] == "ok" else []
 
 
-def ratio_words(ratio: statistics.Ratio) -> str:
-    """Return a ratio with its interval, or that it is not significant."""
-    bounds = f"({times(ratio.low)} to {times(ratio.high)})"
-    return f"{times(ratio.value)} {bounds}" if ratio.significant else f"not significant {bounds}"
-
-
 def spread_words(found: dict[str, float] | None, seeds: int, form: str, mark: str = "") -> str:
     """Return a median over seeds with its interval, and how many seeds where it is not all.
 
@@ -376,26 +376,23 @@ def curves(trainings: Sequence[Record], title: str, *, against: str) -> Chart:
     there the training's and the validation's are drawn, with their interval over seeds.
     """
     found = summaries(trainings)
-    several = len(by_seed(trainings)) > 1
     series = []
     if against == "seconds":
-        series = [
-            _line(one["title"], one["curve"]["seconds"], one["curve"]["validation_loss"], several)
-            for one in found
-        ]
+        series = [loss_against_seconds(one["title"], one["curve"]) for one in found]
     elif found:
         one = max(found, key=lambda one: len(one["curve"]["seconds"]))
         epochs = [float(number) for number, _ in enumerate(one["curve"]["seconds"], start=1)]
         series = [
-            _line(name, epochs, one["curve"][key], several)
+            _line(name, epochs, one["curve"][key])
             for name, key in (("Validation", "validation_loss"), ("Training", "train_loss"))
         ]
         title += "; the same for all contenders"
     if found and found[0]["target_loss"] is not None:
         places = [place for line in series for place in line.x]
-        series.append(Series("Target", [min(places), max(places)], [found[0]["target_loss"]] * 2))
-    if several:
-        title += f"\nmedians over {len(by_seed(trainings))} seeds, bars are their intervals"
+        ends = [min(places), max(places)]
+        series.append(Series("Target", ends, [found[0]["target_loss"]] * 2, style=TARGET))
+    if over := over_seeds(len(by_seed(trainings))):
+        title += f"\n{over}"
     name = "Validation loss" if against == "seconds" else "Loss"
     return Chart(
         "curves",
@@ -408,6 +405,16 @@ def curves(trainings: Sequence[Record], title: str, *, against: str) -> Chart:
     )
 
 
-def _line(name: str, x: Sequence[float], over: Record, several: bool) -> Series:
-    bounds = (over["low"], over["high"]) if several else (None, None)
+def loss_against_seconds(title: str, found: Record) -> Series:
+    """Return what ``curve`` found as a line of a chart, with bars where there are several seeds."""
+    return _line(title, found["seconds"], found["validation_loss"])
+
+
+def over_seeds(seeds: int) -> str:
+    """Return what a chart's title says of its seeds."""
+    return f"medians over {seeds} seeds, bars are their intervals" if seeds > 1 else ""
+
+
+def _line(name: str, x: Sequence[float], over: Record) -> Series:
+    bounds = (over["low"], over["high"]) if max(over["seeds"]) > 1 else (None, None)
     return Series(name, x, over["median"], *bounds)

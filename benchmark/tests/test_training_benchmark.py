@@ -14,8 +14,11 @@ import numpy as np
 import pytest
 
 from benchmark import benchmark_qdp_pennylane as script
-from benchmark.core import environment, training, training_records
+from benchmark.core import comparison, environment, training, training_records
 from benchmark.core.contenders import TRAINERS
+from benchmark.core.document import Book, Chart, draw_lines, markdown
+from benchmark.core.published.library import Library
+from benchmark.core.published.training import training as published_training
 from benchmark.core.training import Served, TrainingCase, reference_check, split_data
 from benchmark.tests import statevector
 
@@ -467,6 +470,32 @@ def test_seeds_have_one_target_and_their_spread():
     assert by_epochs.series[0].low == curve["validation_loss"]["low"]
 
 
+def test_the_report_and_a_comparison_know_seeds(tmp_path):
+    found = training_records.TrainingFile(
+        {
+            "arguments": {"target_loss": 0.85, "dataset_samples": 50},
+            "benchmark": "training",
+            "dataset": {"name": "digits"},
+            "environment": {"cpu": "x"},
+        },
+        tmp_path / "training_benchmark_20260101_000000",
+    )
+    for seed, accuracy in ((1, 0.5), (2, 0.75)):
+        for contender in ("qdp", "pennylane-qdp"):
+            losses = [0.9 / seed, 0.8 / seed]
+            found.add(fabricated(contender, losses, seed=seed, accuracy=accuracy))
+    library = Library(tmp_path, Book())
+    text = markdown(published_training(library))
+    assert "2 seeds: time to the target and accuracy are medians over them" in text
+    assert "62.5% (50.0% to 75.0%)" in text
+    assert "| 1.50 (1.00 to 2.00) |" in text
+    (chart,) = [block for block in published_training(library) if isinstance(block, Chart)]
+    assert chart.series[0].y == pytest.approx([0.675, 0.6])
+    assert chart.series[0].low == [0.45, 0.4]
+    measured, _ = comparison.measurements(tmp_path)
+    assert list(measured.values()) == [[1.0, 1.0]] * 4, "two contenders with two seeds"
+
+
 def test_a_curve_ends_where_a_seed_does():
     """Else its last points would be over other seeds than the first ones."""
     lines = [fabricated("qdp", [0.9, 0.3, 0.2], seed=1), fabricated("qdp", [0.7, 0.6], seed=2)]
@@ -475,6 +504,22 @@ def test_a_curve_ends_where_a_seed_does():
     assert found["curve"]["validation_loss"]["median"] == pytest.approx([0.8, 0.45])
     assert found["curve"]["validation_loss"]["seeds"] == [2, 2]
     assert found["curve"]["seconds"] == [1, 2]
+
+
+def test_axes_show_epochs_and_no_measured_seconds():
+    """Measured times would be ticks of many digits, one over the other."""
+    from matplotlib import pyplot
+
+    lines = [fabricated("qdp", [0.9, 0.8], 0.123456), fabricated("pennylane-qdp", [0.9, 0.8], 2.5)]
+    training_records.judge(lines, None)
+    ticks = {}
+    for against in ("seconds", "epochs"):
+        figure, axes = pyplot.subplots()
+        draw_lines(axes, training_records.curves(lines, "title", against=against))
+        ticks[against] = axes.get_xticks().tolist()
+        pyplot.close(figure)
+    assert ticks["epochs"] == [1, 2]
+    assert not {0.123456, 0.246912, 2.5, 5.0} <= set(ticks["seconds"])
 
 
 def test_a_target_that_some_seeds_miss():

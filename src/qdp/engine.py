@@ -20,7 +20,7 @@ import numpy as np
 
 from qdp import arrays, encodings, gradients, memory, planner, sampling
 from qdp.arrays import Array, Library
-from qdp.backends.base import Backend, Batch, Precision
+from qdp.backends.base import Backend, Batch, Precision, Preparation
 from qdp.backends.reference import ReferenceBackend
 from qdp.circuit import Circuit, Observable, PauliTerm
 from qdp.encodings import Amplitude, Basis, Encoding, GateEncoding, ProductPhases
@@ -483,6 +483,7 @@ def vjp(
         observable,
         prune,
         "adjoint",
+        names,
     )
     weights = arrays.as_real(cotangents, "cotangents")
     expected = run.shape((run.batch.rows, len(run.observables)), has_observables=True)
@@ -670,9 +671,9 @@ def _projectors(wires: tuple[int, ...]) -> tuple[Observable, ...]:
 class _Run:
     """A checked call: what the backend gets, and how its results become the caller's.
 
-    ``circuit`` reads the angles of an encoding by gates as inputs behind the caller's own
-    ``n_inputs``. ``features`` are the caller's states or features, (rows, columns). ``with_rows``
-    names the arguments that have a rows axis.
+    Where an encoding by gates runs as gates, ``circuit`` begins with them and reads their angles as
+    inputs behind the caller's own ``n_inputs``. ``features`` are the caller's states or features,
+    (rows, columns). ``with_rows`` names the arguments that have a rows axis.
     """
 
     backend: Backend
@@ -842,8 +843,12 @@ def _prepare(
     observable: Observables | Literal[False] | None = False,
     prune: bool = False,
     method: planner.Method = "expectation",
+    names: Sequence[Argument] = (),
 ) -> _Run:
-    """Check all arguments of a verb; ``observable`` False where the verb has none."""
+    """Check all arguments of a verb; ``observable`` False where the verb has none.
+
+    ``names`` are the arguments that it differentiates by.
+    """
     _require_circuit(circuit)
     observables, single = ((), False) if observable is False else _observables(observable, circuit)
     engine = _backend(backend)
@@ -870,7 +875,10 @@ def _prepare(
         )
         features = np.broadcast_to(features, (rows, *features.shape[1:]))
         initial = np.repeat(initial, rows, axis=0)
-    if isinstance(chosen, GateEncoding):
+    preparation = None
+    if chosen is not None and initial is not None and engine.prepares and "states" not in names:
+        preparation = Preparation.of(chosen, initial, circuit.n_qubits)
+    if isinstance(chosen, GateEncoding) and preparation is None:
         assert initial is not None
         turns = chosen.angles(initial, circuit.n_qubits)
         circuit = chosen.before(circuit, initial.shape[1])
@@ -885,6 +893,7 @@ def _prepare(
             states=None if isinstance(chosen, GateEncoding | Basis) else initial,
             normalize=isinstance(chosen, Amplitude) and chosen.normalize,
             indices=initial if isinstance(chosen, Basis) else None,
+            preparation=preparation,
             precision=precision,
             recheck=recheck,
             prune=prune,
@@ -932,7 +941,7 @@ def _differentiate(
         raise ValueError(f"method: expected one of {', '.join(gradients.METHODS)}, got {method!r}")
     run = _prepare(
         circuit, parameters, states, inputs, encoding, backend, precision, observable, prune,
-        cast(planner.Method, method),
+        cast(planner.Method, method), names,
     )  # fmt: skip
     run.require_derivatives(names, len(run.observables))
     return run, gradients.METHODS[method](run.task(names), options)
