@@ -94,7 +94,7 @@ def trained(model: Model) -> list[Block]:
     recorded = model.recorded
     fastest, _ = model.fastest
     rows = []
-    series = []
+    series = []  # learning curves are those of each contender's first training
     for contender, trainings in model.trainings.items():
         first = trainings[0]
         estimate = statistics.estimate([1e3 * one for one in model.seconds(contender)])
@@ -164,8 +164,12 @@ def _target(recorded: Recorded, trainings: Sequence[Line]) -> str:
 
 
 def _accuracy(recorded: Recorded, trainings: Sequence[Line]) -> str:
-    """Return the accuracy on the test rows, or a dash where no training came to its end."""
-    whole = next((one for one in trainings if one["complete"]), None)
-    if whole is None:
+    """Return the accuracy on the test rows, its range over seeds, or a dash where none ended."""
+    whole = [one for one in trainings if one["complete"]]
+    if not whole:
         return "-"
-    return recorded.value(whole, f"{whole['test_accuracy']:.1%}", "test_accuracy")
+    found = sorted(one["test_accuracy"] for one in whole)
+    text = f"{statistics.median(found):.1%}"
+    if found[0] < found[-1]:
+        text += f" ({found[0]:.1%} to {found[-1]:.1%})"
+    return recorded.value(whole[0], text, "test_accuracy")
