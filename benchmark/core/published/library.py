@@ -92,14 +92,17 @@ class Recorded:
         """A link to the file from the report's folder."""
         return f"[{text or self.path.stem.rsplit('_', 2)[0]}](../results/{self.path.name})"
 
-    def source(self, threads: int | None = None) -> str:
+    def threads(self, leg: Leg) -> str:
+        """The threads that a leg's contender may use, which one case of a file says for all."""
+        if not leg.case:
+            return self.fact("case.threads")
+        return self.of(leg, str(leg.case["threads"]), "case.threads")
+
+    def source(self, threads: str | None = None) -> str:
         """The file, the processor, and the threads where they are the same for all."""
         key = "environment.cpu" if "environment" in self.run else "cpu"
         found = f"{self.link()}, {self.fact(key)}"
-        if threads is None:
-            return found
-        words = "thread" if threads == 1 else "threads"
-        return f"{found}, {self.book.cite(str(threads), self.path.name, 1, 'threads')} {words}"
+        return found if threads is None else f"{found}, threads: {threads}"
 
 
 class Library:

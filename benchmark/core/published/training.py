@@ -117,6 +117,7 @@ def trained(model: Model) -> list[Block]:
         series.append(Series(first["title"], elapsed, losses))
     line = next(iter(model.trainings.values()))[0]
     qubits = recorded.value(line, str(line["case"]["n_qubits"]), "case.n_qubits")
+    threads = recorded.value(line, str(line["case"]["threads"]), "case.threads")
     dataset = recorded.run["dataset"]["name"]
     taken = recorded.run["arguments"]["dataset_samples"]
     rows_taken = f"the first {recorded.fact('arguments.dataset_samples')}" if taken else "all"
@@ -125,7 +126,7 @@ def trained(model: Model) -> list[Block]:
     return [
         Text(
             f"**{recorded.value(line, model.title, 'case')}**, of {rows_taken} rows of "
-            f"`{dataset}`; {qubits} qubits ({recorded.source(line['case']['threads'])}):"
+            f"`{dataset}`; {qubits} qubits ({recorded.source(threads)}):"
         ),
         Table(
             [
