@@ -8,7 +8,7 @@ from benchmark.core.goals import best_rival, best_triad, time_over
 from benchmark.core.plots import sweep_chart
 from benchmark.core.published.library import Library, Recorded, missing
 from benchmark.core.published.pieces import largest, rate_table, select
-from benchmark.core.report import fastest_rival, find
+from benchmark.core.ratios import fastest_rival, find
 
 
 def raw_encoding(library: Library) -> list[Block]:

@@ -8,7 +8,7 @@ from benchmark.core.document import Block, Chart, Heading, Items, Series, Table,
 from benchmark.core.plots import ranking_of, sweep_chart
 from benchmark.core.published.library import Library, Recorded, missing
 from benchmark.core.published.pieces import largest
-from benchmark.core.report import by_point, find
+from benchmark.core.ratios import by_point, find
 
 ROADMAP = (12, "parameter-shift", "z0")
 HEADLINE = (12, "adjoint")

@@ -14,8 +14,8 @@ from typing import Any
 
 from benchmark.core import records
 from benchmark.core.document import Book, Text, number
+from benchmark.core.ratios import ratio_words
 from benchmark.core.records import Leg
-from benchmark.core.report import ratio_words
 
 Line = Mapping[str, Any]
 

@@ -7,8 +7,8 @@ from benchmark.core.document import Block, Chart, Heading, Series, Table, Text, 
 from benchmark.core.plots import AXES, sweep_chart
 from benchmark.core.published.library import Library, Recorded, missing
 from benchmark.core.published.pieces import rate_table, select
+from benchmark.core.ratios import by_point, find
 from benchmark.core.records import state_bytes
-from benchmark.core.report import by_point, find
 from benchmark.core.styles import Style
 
 SWEEPS = (

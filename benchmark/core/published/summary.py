@@ -16,8 +16,8 @@ from benchmark.core.published.library import Library, Recorded
 from benchmark.core.published.method import machine_words, subject
 from benchmark.core.published.pieces import largest, select
 from benchmark.core.published.training import models
+from benchmark.core.ratios import by_point, fastest_rival, find, speedup
 from benchmark.core.records import Leg
-from benchmark.core.report import by_point, fastest_rival, find, speedup
 
 SOFTWARE = ("qdp", "pennylane", "pennylane-lightning", "torch", "numpy")
 TIMES = "\N{MULTIPLICATION SIGN}"

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from benchmark.core import statistics
 from benchmark.core.document import Block, Chart, Heading, Series, Table, Text, number
 from benchmark.core.published.library import Library, Line, Recorded, missing
-from benchmark.core.report import interval_words
+from benchmark.core.ratios import interval_words
 from benchmark.core.training import epoch_parts, epoch_seconds
 
 _ENCODINGS = {"iqp-embedding": "IQP embedding"}
