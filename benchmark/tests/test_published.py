@@ -177,6 +177,19 @@ def test_losses_are_said(tmp_path):
     assert "30 samples" not in text
 
 
+def test_marks_of_figures(tmp_path):
+    legs = [
+        make_leg("qdp", 10, [1.0] * 10),
+        make_leg("numpy", 10, [1.0, 2.0] * 5, rows_measured=5),
+    ]
+    write_legs(tmp_path, "20260101_000000", legs)
+    (recorded,) = Library(tmp_path, Book()).gradients.values()
+    assert [recorded.rate(leg) for leg in recorded.legs] == ["10,000", "3,333*†"]
+    assert [recorded.ms(leg) for leg in recorded.legs] == ["1.000", "3.000*†"]
+    assert recorded.us_a_sample(recorded.legs[0]) == "100.0 (100.0 to 100.0)"
+    assert recorded.us_a_sample(recorded.legs[1]) == "300.0*† (200.0 to 400.0)"
+
+
 def test_every_machine_is_named(tmp_path):
     shutil.copy(next(RESULTS.glob("training_benchmark_*.jsonl")), tmp_path)
     write_legs(tmp_path, "20260101_000000", [], cpu="another", gpus=["a GPU"], cpus_usable=8)

@@ -54,27 +54,24 @@ class Recorded:
         return self.book.cite(text, self.path.name, place, name)
 
     def rate(self, leg: Leg | None) -> str:
-        """Samples a second, marked where they were extrapolated."""
+        """Samples a second."""
         if leg is None:
             return "-"
-        mark = "*" if leg.extrapolated else ""
-        return self.of(leg, f"{leg.throughput:,.0f}", "rows_per_second") + mark
+        return self.of(leg, f"{leg.throughput:,.0f}", "rows_per_second") + marks(leg)
 
     def ms(self, leg: Leg | None) -> str:
         """Milliseconds of the median repetition."""
         if leg is None:
             return "-"
-        mark = "*" if leg.extrapolated else ""
-        return self.of(leg, number(leg.total.median, 4), "total_ms.median") + mark
+        return self.of(leg, number(leg.total.median, 4), "total_ms.median") + marks(leg)
 
     def us_a_sample(self, leg: Leg) -> str:
         """Microseconds a sample, with the interval."""
         total, scale = leg.total, 1e3 / leg.n_samples
-        mark = "*" if leg.extrapolated else ""
         spread = f"{number(total.low * scale, 4)} to {number(total.high * scale, 4)}"
         return (
             self.of(leg, number(total.median * scale, 4), "total_ms.median")
-            + mark
+            + marks(leg)
             + f" ({self.of(leg, spread, 'total_ms.low and total_ms.high')})"
         )
 
@@ -185,6 +182,11 @@ class Library:
                 "python -m benchmark run --quick"
             )
         return max(dated, key=lambda one: (one.run["created"], one.path.name))
+
+
+def marks(leg: Leg) -> str:
+    """Return a star where a figure was extrapolated, a dagger where it is too noisy to trust."""
+    return ("*" if leg.extrapolated else "") + ("†" if leg.noisy else "")
 
 
 def missing(what: str, command: str) -> Text:

@@ -101,8 +101,9 @@ def summary(library: Library) -> list[Block]:
             "When to take something else stands under [Recommendations](#recommendations). "
             "**How to read the numbers**: a ratio is the rival's median time over QDP's, in "
             "brackets its bootstrap interval of ninety-five per cent; `s/s` are samples a second; "
-            "* and hollow points were timed on the first rows only and multiplied up. Each "
-            "contender has its best documented settings and all threads."
+            "* and hollow points were timed on the first rows only and multiplied up; † has an "
+            "interval wider than a quarter of its median to either side, and wants measuring "
+            "again. Each contender has its best documented settings and all threads."
         ),
         Heading(3, "Goals missed, and where QDP loses"),
         *goals(library),
