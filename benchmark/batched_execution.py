@@ -30,7 +30,7 @@ from benchmark.core.command_line import positive_integer
 from benchmark.core.contenders.base import RowProcesses, Task
 from benchmark.core.contenders.pennylane_paths import apply_layers
 from benchmark.core.document import Block, Table, Text, markdown, number, replaced
-from benchmark.core.report import interval_words
+from benchmark.core.ratios import interval_words
 
 RESULTS = Path(__file__).resolve().parent / "results"
 DOCUMENT = Path(__file__).resolve().parent / "docs" / "batched_execution.md"

@@ -16,10 +16,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from benchmark.core import records, report, statistics
+from benchmark.core import records, statistics
 from benchmark.core.contenders import OWN
 from benchmark.core.document import Table, markdown, replaced
 from benchmark.core.goals import GOALS, Goal, best_triad, data_plane, time_over
+from benchmark.core.ratios import fastest_rival, find, ratio_words, speedup
 from benchmark.core.records import Leg, read_lines
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -59,7 +60,7 @@ def comparison(path: Path, run: Mapping[str, Any], legs: Sequence[Leg]) -> list[
     rows = []
     for n_samples in sorted({leg.n_samples for leg in legs}):
         of_size = [leg for leg in legs if leg.n_samples == n_samples]
-        fused, own = report.find(of_size, "qdp-fused"), report.find(of_size, "qdp")
+        fused, own = find(of_size, "qdp-fused"), find(of_size, "qdp")
         timed = sorted((leg for leg in of_size if leg.ok), key=lambda leg: leg.total.median)
         for leg in timed:
             is_own = leg.contender in OWN
@@ -68,8 +69,8 @@ def comparison(path: Path, run: Mapping[str, Any], legs: Sequence[Leg]) -> list[
                     str(n_samples),
                     leg.contender,
                     per_row(leg),
-                    report.ratio_words(leg, fused) if fused and not is_own else "",
-                    report.ratio_words(leg, own) if own and not is_own else "",
+                    ratio_words(leg, fused) if fused and not is_own else "",
+                    ratio_words(leg, own) if own and not is_own else "",
                 ]
             )
         for leg in of_size:
@@ -293,20 +294,20 @@ def goal_rows(goal: Goal, results: Path) -> list[list[str]]:
     rule = goal.method if goal.method == "parameter-shift" else None
 
     def line(rival: Leg, of_size: Sequence[Leg], wanted: float | None) -> list[str]:
-        own = [report.find(of_size, name) for name in ("qdp-fused", "qdp")]
-        ratios = [report.ratio_words(rival, leg) if leg else "" for leg in own]
-        best = max(report.speedup(rival, leg).value for leg in own if leg)
+        own = [find(of_size, name) for name in ("qdp-fused", "qdp")]
+        ratios = [ratio_words(rival, leg) if leg else "" for leg in own]
+        best = max(speedup(rival, leg).value for leg in own if leg)
         verdict = "" if wanted is None else "reached" if best >= wanted else "missed"
         sizes = f"{what}, {rival.n_samples} rows"
         return [sizes, rival.contender, f"{wanted:g}" if wanted else "", *ratios, verdict]
 
     lines = []
-    n_samples = max(leg.n_samples for leg in found if report.find([leg], goal.rival))
+    n_samples = max(leg.n_samples for leg in found if find([leg], goal.rival))
     of_size = [leg for leg in found if leg.n_samples == n_samples]
-    rival = report.find(of_size, goal.rival)
+    rival = find(of_size, goal.rival)
     assert rival is not None
     lines.append(line(rival, of_size, goal.times))
-    fastest = report.fastest_rival(of_size, rule)
+    fastest = fastest_rival(of_size, rule)
     named = {
         other.rival
         for other in GOALS

@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmark.core import statistics
+from benchmark.core.ratios import times
 from benchmark.core.records import Leg, read_lines, read_records
-from benchmark.core.report import times
 from benchmark.core.training import epoch_seconds
 
 EXIT_SLOWER = 3

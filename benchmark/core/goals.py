@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from benchmark.core import statistics
-from benchmark.core.report import interval_words
+from benchmark.core.ratios import interval_words
 
 
 @dataclass(frozen=True)

@@ -156,8 +156,10 @@ def _plotly_ranking(ranking: Ranking) -> Mapping[str, Any]:
         "y": list(ranking.names),
         "text": [f"   {number(value)}" for value in values],
         "textposition": "middle right",
+        "cliponaxis": False,
         "error_x": {
             "type": "data",
+            "color": "#888888",
             "symmetric": False,
             "array": [high - value for value, high in zip(values, ranking.high, strict=True)],
             "arrayminus": [value - low for value, low in zip(values, ranking.low, strict=True)],
@@ -179,7 +181,7 @@ def _plotly_ranking(ranking: Ranking) -> Mapping[str, Any]:
         },
         "yaxis": {"autorange": "reversed", "automargin": True, "gridcolor": "#e6e6e6"},
         "height": 200 + 24 * len(values),
-        "margin": {"t": 50, "r": 40, "b": 50},
+        "margin": {"t": 50, "r": 60, "b": 50},
         "paper_bgcolor": "white",
         "plot_bgcolor": "white",
     }

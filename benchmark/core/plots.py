@@ -12,8 +12,9 @@ from typing import Any
 
 from benchmark.core.contenders import ROADMAP_RIVAL
 from benchmark.core.document import Chart, Ranking, Series, draw, draw_lines, save
+from benchmark.core.ratios import find, speedup, times
 from benchmark.core.records import Leg
-from benchmark.core.report import METHOD_TITLES, find, speedup, times
+from benchmark.core.report import METHOD_TITLES
 from benchmark.core.styles import style_of
 
 # What a sweep varies, as the axis under its plot: the words, and where a leg has the number.

@@ -16,7 +16,8 @@ from benchmark.core import records, statistics
 from benchmark.core.command_line import RunFile, plural
 from benchmark.core.contenders import TRAINERS
 from benchmark.core.document import Chart, Series
-from benchmark.core.report import gpu_words, interval_words, megabytes
+from benchmark.core.ratios import interval_words
+from benchmark.core.report import gpu_words, megabytes
 from benchmark.core.styles import GREY, Style
 from benchmark.core.training import (
     EPOCH_PARTS,

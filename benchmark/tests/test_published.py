@@ -16,7 +16,7 @@ import pytest
 from benchmark import __main__ as command_line
 from benchmark.core import document, page, published, records, styles
 from benchmark.core.document import Book, Chart, Code, Heading, Items, Ranking, Series, Table, Text
-from benchmark.core.published import advice, summary
+from benchmark.core.published import advice, method, summary
 from benchmark.core.published.library import Library
 from benchmark.tests.fabricated import make_leg, make_run
 
@@ -54,6 +54,8 @@ def test_a_number_without_a_record_is_noticed(monkeypatch):
 def test_citations_lead_to_the_line_and_figure():
     book = Book()
     published.blocks(RESULTS, book)
+    names = ("n_samples", "rows_measured", "case.n_qubits", "case.n_layers", "case.threads")
+    exact = dict.fromkeys((*names, "n_qubits", "rows", "threads", "arguments.runs"), 0)
     checked = 0
     for citation in book.citations:
         lines = (RESULTS / citation.file).read_text().splitlines()
@@ -68,7 +70,15 @@ def test_citations_lead_to_the_line_and_figure():
             shown = float(citation.text.replace(",", ""))
             assert shown == pytest.approx(line["derived"]["rows_per_second"], rel=1e-3, abs=0.6)
             checked += 1
-    assert checked > 20
+        if citation.field in exact:
+            value = line
+            for part in citation.field.split("."):
+                value = value[part]
+            assert str(value) in citation.text.replace(",", "").split(), citation
+            checked += 1
+            exact[citation.field] += 1
+    assert checked > 100
+    assert min(exact.values()) > 0, exact
 
 
 def test_links_and_pictures_are_there():
@@ -139,10 +149,16 @@ def test_the_front_page_has_the_headline_and_the_choices():
         assert f"| {one.want} | {one.take} | {one.ground} |" in text
 
 
-def test_losses_are_said(tmp_path):
+def write_legs(folder: Path, name: str, legs, **machine) -> None:
+    """Write a made-up record of gradients, taken on a machine of this kind."""
     run = make_run([10]) | {"created": "2026-01-01T00:00:00", "versions": {}}
     run["environment"] |= {"memory_bytes": 2**30, "gpus": [], "system": "x", "python": "3"}
+    run["environment"] |= {"vector_extensions": [], "git": {"commit": "0"}, **machine}
     run["arguments"] |= {"method": "adjoint", "observable": "sum-z"}
+    records.write_records(folder / f"gradient_benchmark_{name}.jsonl", run, legs)
+
+
+def test_losses_are_said(tmp_path):
     legs = [
         make_leg("qdp", 10, [4.0] * 10, method="adjoint"),
         make_leg("numpy", 10, [2.0] * 10, method="adjoint"),
@@ -151,7 +167,7 @@ def test_losses_are_said(tmp_path):
         make_leg("qdp", 30, [4.0] * 10, method="adjoint"),
         make_leg("numpy", 30, [8.0] * 10, method="adjoint"),
     ]
-    records.write_records(tmp_path / "gradient_benchmark_20260101_000000.jsonl", run, legs)
+    write_legs(tmp_path, "20260101_000000", legs)
     library = Library(tmp_path, Book())
     text = document.markdown(summary.losses(library))
     assert text.startswith("Of 3 points")
@@ -159,6 +175,33 @@ def test_losses_are_said(tmp_path):
     assert "10 samples | NumPy, gate by gate | 0.50x (0.50x to 0.50x) |" in text
     assert "20 samples | NumPy, gate by gate | not significant (0.75x to 1.25x) |" in text
     assert "30 samples" not in text
+
+
+def test_marks_of_figures(tmp_path):
+    legs = [
+        make_leg("qdp", 10, [1.0] * 10),
+        make_leg("numpy", 10, [1.0, 2.0] * 5, rows_measured=5),
+    ]
+    write_legs(tmp_path, "20260101_000000", legs)
+    (recorded,) = Library(tmp_path, Book()).gradients.values()
+    assert [recorded.rate(leg) for leg in recorded.legs] == ["10,000", "3,333*†"]
+    assert [recorded.ms(leg) for leg in recorded.legs] == ["1.000", "3.000*†"]
+    assert recorded.us_a_sample(recorded.legs[0]) == "100.0 (100.0 to 100.0)"
+    assert recorded.us_a_sample(recorded.legs[1]) == "300.0*† (200.0 to 400.0)"
+
+
+def test_every_machine_is_named(tmp_path):
+    shutil.copy(next(RESULTS.glob("training_benchmark_*.jsonl")), tmp_path)
+    write_legs(tmp_path, "20260101_000000", [], cpu="another", gpus=["a GPU"], cpus_usable=8)
+    library = Library(tmp_path, Book())
+    (_, hardware, _) = summary.head(library)
+    assert "another, 8 cores, 1 GiB; a GPU" in hardware.text
+    cpu = library.training[0].environment["cpu"]
+    assert f"{cpu}, " in hardware.text
+    text = document.markdown(method.hardware(library.machines))
+    assert "Records [gradient_benchmark](../results/gradient_benchmark_20260101_0" in text
+    assert "- GPU: a GPU\n- CPU: another, 8 cores usable" in text
+    assert f"- CPU: {cpu}, " in text
 
 
 def test_the_same_records_give_the_same_bytes(tmp_path):

@@ -17,7 +17,7 @@ from benchmark.core.published.gradients import ROADMAP
 from benchmark.core.published.library import Library, Recorded
 from benchmark.core.published.pieces import largest, select
 from benchmark.core.published.training import models
-from benchmark.core.report import by_point, fastest_rival, find, interval_words
+from benchmark.core.ratios import by_point, fastest_rival, find, interval_words
 
 ABSENT, UNMEASURED = "not a matter of speed", "not measured"
 

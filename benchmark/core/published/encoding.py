@@ -8,7 +8,7 @@ from benchmark.core.goals import best_rival, best_triad, time_over
 from benchmark.core.plots import sweep_chart
 from benchmark.core.published.library import Library, Recorded, missing
 from benchmark.core.published.pieces import largest, rate_table, select
-from benchmark.core.report import fastest_rival, find
+from benchmark.core.ratios import fastest_rival, find
 
 
 def raw_encoding(library: Library) -> list[Block]:
@@ -37,7 +37,7 @@ def raw_encoding(library: Library) -> list[Block]:
         }[sweep]
         found += [
             Heading(3, f"1.{place} {title}"),
-            Text(f"Amplitude encoding; {taken.source(legs[0].case['threads'])}."),
+            Text(f"Amplitude encoding; {taken.source(taken.threads(legs[0]))}."),
             sweep_chart(f"scaling_{sweep}_throughput", f"Amplitude encoding: {title}", legs, sweep),
             rate_table(taken, legs, sweep),
         ]
@@ -49,7 +49,7 @@ def raw_encoding(library: Library) -> list[Block]:
         legs = select(recorded, "samples", encoding)
         if legs:
             qubits = recorded.of(legs[0], str(legs[0].case["n_qubits"]), "case.n_qubits")
-            source = recorded.source(legs[0].case["threads"])
+            source = recorded.source(recorded.threads(legs[0]))
             found += [
                 Text(f"**{title}**, {qubits} qubits and as many features; {source}:"),
                 rate_table(recorded, legs, "samples"),
@@ -102,13 +102,14 @@ def bandwidth(library: Library) -> list[Block]:
                 recorded.value(rival, both[1], "seconds over those of qdp-fresh"),
             ]
         )
+    threads = recorded.value(machine, str(machine["threads"]), "threads")
     rate = recorded.value(machine, number(triad / 1e9), "triad_bytes_per_s")
     return [
         *found,
         Text(
             "Synthetic rows into one array used again, features read and states written counted as "
             f"traffic, beside the machine's best triad over arrays as large ({rate} GB/s); "
-            f"{recorded.source(machine['threads'])}. The last column is what remains of the "
+            f"{recorded.source(threads)}. The last column is what remains of the "
             "speedup when QDP writes into a new array each call, whose pages the system has to "
             "clear, and the rival still into one used again."
         ),
@@ -195,5 +196,4 @@ def _sources(taken: list[Recorded]) -> str:
         f"`{one.run['dataset']['name']}`: {one.fact('dataset.description')}".partition(";")[0]
         for one in taken
     ]
-    threads = taken[0].legs[0].case["threads"]
-    return f"{'; '.join(parts)}; {taken[0].source(threads)}."
+    return f"{'; '.join(parts)}; {taken[0].source(taken[0].threads(taken[0].legs[0]))}."

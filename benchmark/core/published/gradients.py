@@ -8,7 +8,7 @@ from benchmark.core.document import Block, Chart, Heading, Items, Series, Table,
 from benchmark.core.plots import ranking_of, sweep_chart
 from benchmark.core.published.library import Library, Recorded, missing
 from benchmark.core.published.pieces import largest
-from benchmark.core.report import by_point, find
+from benchmark.core.ratios import by_point, find
 
 ROADMAP = (12, "parameter-shift", "z0")
 HEADLINE = (12, "adjoint")
@@ -76,7 +76,7 @@ def configuration(recorded: Recorded) -> list[Block]:
                 "sample",
                 "QDP encodes each sample once and keeps the states; PennyLane's path on "
                 "`default.qubit` embeds the sample in each evaluation",
-                f"Records: {recorded.source(recorded.run['case']['threads'])}",
+                f"Records: {recorded.source(recorded.fact('case.threads'))}",
             ]
         ),
     ]
@@ -93,7 +93,9 @@ def results(recorded: Recorded) -> list[Block]:
                 recorded.ms(own),
                 recorded.ms(rival),
                 recorded.ratio(rival, own),
-                "-" if rival is None else recorded.of(rival, str(rival.rows_measured), "rows"),
+                "-"
+                if rival is None
+                else recorded.of(rival, str(rival.rows_measured), "rows_measured"),
             ]
         )
     case = recorded.run["case"]
@@ -184,7 +186,7 @@ def contender_table(recorded: Recorded, caption: str) -> list[Block]:
         Text(
             f"**{caption}**, {recorded.samples(legs[0])} samples of "
             f"`{recorded.run['dataset']['name']}` "
-            f"({recorded.source(recorded.run['case']['threads'])}):"
+            f"({recorded.source(recorded.fact('case.threads'))}):"
         ),
         Table(
             ["Contender", "Rule", "µs a sample (interval)", "over QDP, fused", "over QDP"],

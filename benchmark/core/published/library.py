@@ -14,8 +14,8 @@ from typing import Any
 
 from benchmark.core import records
 from benchmark.core.document import Book, Text, number
+from benchmark.core.ratios import ratio_words
 from benchmark.core.records import Leg
-from benchmark.core.report import ratio_words
 
 Line = Mapping[str, Any]
 
@@ -54,27 +54,24 @@ class Recorded:
         return self.book.cite(text, self.path.name, place, name)
 
     def rate(self, leg: Leg | None) -> str:
-        """Samples a second, marked where they were extrapolated."""
+        """Samples a second."""
         if leg is None:
             return "-"
-        mark = "*" if leg.extrapolated else ""
-        return self.of(leg, f"{leg.throughput:,.0f}", "rows_per_second") + mark
+        return self.of(leg, f"{leg.throughput:,.0f}", "rows_per_second") + marks(leg)
 
     def ms(self, leg: Leg | None) -> str:
         """Milliseconds of the median repetition."""
         if leg is None:
             return "-"
-        mark = "*" if leg.extrapolated else ""
-        return self.of(leg, number(leg.total.median, 4), "total_ms.median") + mark
+        return self.of(leg, number(leg.total.median, 4), "total_ms.median") + marks(leg)
 
     def us_a_sample(self, leg: Leg) -> str:
         """Microseconds a sample, with the interval."""
         total, scale = leg.total, 1e3 / leg.n_samples
-        mark = "*" if leg.extrapolated else ""
         spread = f"{number(total.low * scale, 4)} to {number(total.high * scale, 4)}"
         return (
             self.of(leg, number(total.median * scale, 4), "total_ms.median")
-            + mark
+            + marks(leg)
             + f" ({self.of(leg, spread, 'total_ms.low and total_ms.high')})"
         )
 
@@ -92,14 +89,17 @@ class Recorded:
         """A link to the file from the report's folder."""
         return f"[{text or self.path.stem.rsplit('_', 2)[0]}](../results/{self.path.name})"
 
-    def source(self, threads: int | None = None) -> str:
+    def threads(self, leg: Leg) -> str:
+        """The threads that a leg's contender may use, which one case of a file says for all."""
+        if not leg.case:
+            return self.fact("case.threads")
+        return self.of(leg, str(leg.case["threads"]), "case.threads")
+
+    def source(self, threads: str | None = None) -> str:
         """The file, the processor, and the threads where they are the same for all."""
         key = "environment.cpu" if "environment" in self.run else "cpu"
         found = f"{self.link()}, {self.fact(key)}"
-        if threads is None:
-            return found
-        words = "thread" if threads == 1 else "threads"
-        return f"{found}, {self.book.cite(str(threads), self.path.name, 1, 'threads')} {words}"
+        return found if threads is None else f"{found}, threads: {threads}"
 
 
 class Library:
@@ -182,6 +182,11 @@ class Library:
                 "python -m benchmark run --quick"
             )
         return max(dated, key=lambda one: (one.run["created"], one.path.name))
+
+
+def marks(leg: Leg) -> str:
+    """Return a star where a figure was extrapolated, a dagger where it is too noisy to trust."""
+    return ("*" if leg.extrapolated else "") + ("†" if leg.noisy else "")
 
 
 def missing(what: str, command: str) -> Text:

@@ -9,8 +9,8 @@ from benchmark.core.contenders import OWN
 from benchmark.core.document import Table
 from benchmark.core.plots import AXES
 from benchmark.core.published.library import Recorded
+from benchmark.core.ratios import by_point, fastest_rival, find
 from benchmark.core.records import Leg
-from benchmark.core.report import by_point, fastest_rival, find
 
 # Whose rates a table shows beside QDP's: the first is PennyLane's, by which the speedup goes.
 NAMED = {

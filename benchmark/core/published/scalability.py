@@ -7,8 +7,8 @@ from benchmark.core.document import Block, Chart, Heading, Series, Table, Text, 
 from benchmark.core.plots import AXES, sweep_chart
 from benchmark.core.published.library import Library, Recorded, missing
 from benchmark.core.published.pieces import rate_table, select
+from benchmark.core.ratios import by_point, find
 from benchmark.core.records import state_bytes
-from benchmark.core.report import by_point, find
 from benchmark.core.styles import Style
 
 SWEEPS = (
@@ -85,7 +85,7 @@ def memory(recorded: Recorded) -> list[Block]:
             "Peak resident memory of the process, imports and features included, beside the bytes "
             "of all states; amplitude encoding, "
             f"{recorded.of(legs[0], str(qubits), 'case.n_qubits')} qubits, `complex128`; "
-            f"{recorded.source(legs[0].case['threads'])}. * held fewer rows than all: those that "
+            f"{recorded.source(recorded.threads(legs[0]))}. * held fewer rows than all: those that "
             "its time limit allowed."
         ),
         Table(["Samples", "States (MiB)", "QDP (MiB)", "PennyLane default.qubit (MiB)"], rows),
@@ -133,14 +133,14 @@ def swept(library: Library, sweep: str) -> list[Block]:
         return [missing("this sweep", f"python benchmark/benchmark_scaling.py --sweeps {sweep}")]
     first = legs[0]
     sizes = {
-        "qubits": str(first.case["n_qubits"]),
-        "layers": str(first.case["n_layers"]),
-        "samples": f"{first.n_samples:,}",
+        "case.n_qubits": f"{first.case['n_qubits']} qubits",
+        "case.n_layers": f"{first.case['n_layers']} layers",
+        "n_samples": f"{first.n_samples:,} samples",
     }
-    sizes.pop("samples" if sweep == "batch" else sweep, None)
-    cited = [f"{recorded.of(first, size, f'case, {word}')} {word}" for word, size in sizes.items()]
-    shown = ", ".join(f"{size} {word}" for word, size in sizes.items())
-    threads = None if sweep == "threads" else first.case["threads"]
+    varied = {"qubits": "case.n_qubits", "layers": "case.n_layers", "batch": "n_samples"}
+    sizes.pop(varied.get(sweep, ""), None)
+    cited = [recorded.of(first, size, name) for name, size in sizes.items()]
+    threads = None if sweep == "threads" else recorded.threads(first)
     name = recorded.run["dataset"]["name"]
     found: list[Block] = [
         Text(
@@ -149,7 +149,7 @@ def swept(library: Library, sweep: str) -> list[Block]:
         ),
         sweep_chart(
             f"scaling_{sweep}_gradients",
-            f"Adjoint gradients against {AXES[sweep][0].lower()} ({shown})",
+            f"Adjoint gradients against {AXES[sweep][0].lower()} ({', '.join(sizes.values())})",
             legs,
             sweep,
         ),

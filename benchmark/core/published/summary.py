@@ -16,8 +16,8 @@ from benchmark.core.published.library import Library, Recorded
 from benchmark.core.published.method import machine_words, subject
 from benchmark.core.published.pieces import largest, select
 from benchmark.core.published.training import models
+from benchmark.core.ratios import by_point, fastest_rival, find, speedup
 from benchmark.core.records import Leg
-from benchmark.core.report import by_point, fastest_rival, find, speedup
 
 SOFTWARE = ("qdp", "pennylane", "pennylane-lightning", "torch", "numpy")
 TIMES = "\N{MULTIPLICATION SIGN}"
@@ -101,8 +101,9 @@ def summary(library: Library) -> list[Block]:
             "When to take something else stands under [Recommendations](#recommendations). "
             "**How to read the numbers**: a ratio is the rival's median time over QDP's, in "
             "brackets its bootstrap interval of ninety-five per cent; `s/s` are samples a second; "
-            "* and hollow points were timed on the first rows only and multiplied up. Each "
-            "contender has its best documented settings and all threads."
+            "* and hollow points were timed on the first rows only and multiplied up; † has an "
+            "interval wider than a quarter of its median to either side, and wants measuring "
+            "again. Each contender has its best documented settings and all threads."
         ),
         Heading(3, "Goals missed, and where QDP loses"),
         *goals(library),

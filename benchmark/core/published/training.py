@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from benchmark.core import statistics
 from benchmark.core.document import Block, Chart, Heading, Table, Text, number
 from benchmark.core.published.library import Library, Line, Recorded, missing
-from benchmark.core.report import interval_words
+from benchmark.core.ratios import interval_words
 from benchmark.core.training import epoch_parts, epoch_seconds
 from benchmark.core.training_records import (
     accuracies,
@@ -107,11 +107,11 @@ def trained(model: Model) -> list[Block]:
     for contender, trainings in model.trainings.items():
         first = trainings[0]
         estimate = statistics.estimate([1e3 * one for one in model.seconds(contender)])
-        spread = f"{number(estimate.low)} to {number(estimate.high)}"
+        interval = f"{number(estimate.low)} to {number(estimate.high)}"
         rows.append(
             [
                 first["title"],
-                recorded.value(first, f"{number(estimate.median)} ({spread})", "epochs"),
+                recorded.value(first, f"{number(estimate.median)} ({interval})", "epochs"),
                 *(recorded.value(first, number(one), "epochs") for one in epoch_parts(trainings)),
                 "" if contender == fastest or not fastest else model.over(contender, fastest),
                 _target(recorded, trainings),
@@ -126,6 +126,7 @@ def trained(model: Model) -> list[Block]:
     if seeds > 1:
         over = f"; {recorded.value(line, str(seeds), 'case.seed')} seeds: time to the target and "
         over += "accuracy are medians over them, with their intervals"
+    threads = recorded.value(line, str(line["case"]["threads"]), "case.threads")
     dataset = recorded.run["dataset"]["name"]
     drawn = f"Validation loss against time: {dataset}, {model.title}"
     taken = recorded.run["arguments"]["dataset_samples"]
@@ -135,7 +136,7 @@ def trained(model: Model) -> list[Block]:
     return [
         Text(
             f"**{recorded.value(line, model.title, 'case')}**, of {rows_taken} rows of "
-            f"`{dataset}`; {qubits} qubits{over} ({recorded.source(line['case']['threads'])}):"
+            f"`{dataset}`; {qubits} qubits{over} ({recorded.source(threads)}):"
         ),
         Table(
             [
