@@ -8,7 +8,7 @@ written anew with every training. Nothing is trained here.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -309,10 +309,9 @@ def table(trainings: Sequence[Record]) -> str:
     outcome = [f"  {'Contender':<20}{'to target (s)':>30}{'test accuracy':>30}"]
     own = [second for one in trainings if one["contender"] == "qdp" for second in seconds_of(one)]
     for contender, lines in by_contender(trainings).items():
-        stopped = [one for one in lines if one["status"] != "ok"]
         ok = [one for one in lines if one["status"] == "ok"]
-        notes = [f"{one['status']}: {one['reason']}" for one in stopped]
-        notes = list(dict.fromkeys(notes))
+        stopped = [f"{one['status']}: {one['reason']}" for one in lines if one["status"] != "ok"]
+        notes = list(dict.fromkeys(stopped))
         if not ok:
             text.append(f"  {contender:<20}{'; '.join(notes)}")
             continue
@@ -333,10 +332,9 @@ def table(trainings: Sequence[Record]) -> str:
             + "; ".join(notes)
         )
         mark = "*" if found["time_to_target_extrapolated"] else ""
-        outcome.append(
-            f"  {contender:<20}{spread_words(found['time_to_target_s'], seeds, '.3g', mark):>30}"
-            f"{spread_words(found['test_accuracy'], seeds, '.1%'):>30}"
-        )
+        reached = spread_words(found["time_to_target_s"], seeds, "{:.3g}".format, mark)
+        accuracy = spread_words(found["test_accuracy"], seeds, "{:.1%}".format)
+        outcome.append(f"  {contender:<20}{reached:>30}{accuracy:>30}")
     notes_of: dict[str, list[str]] = {}
     for contender, lines in by_contender(trainings).items():
         notes_of.setdefault(lines[0]["encoding_note"], []).append(contender)
@@ -354,17 +352,19 @@ def seconds_of(training: Record) -> list[float]:
     return epoch_seconds(training) if training["status"] == "ok" else []
 
 
-def spread_words(found: dict[str, float] | None, seeds: int, form: str, mark: str = "") -> str:
+def spread_words(
+    found: dict[str, float] | None, seeds: int, write: Callable[[float], str], mark: str = ""
+) -> str:
     """Return a median over seeds with its interval, and how many seeds where it is not all.
 
-    >>> spread_words({"median": 0.5, "low": 0.25, "high": 0.75, "seeds": 2}, 3, ".0%")
+    >>> spread_words({"median": 0.5, "low": 0.25, "high": 0.75, "seeds": 2}, 3, "{:.0%}".format)
     '50% (25% to 75%), 2 of 3'
     """
     if found is None:
         return "-"
-    text = f"{found['median']:{form}}{mark}"
+    text = f"{write(found['median'])}{mark}"
     if found["seeds"] > 1:
-        text += f" ({found['low']:{form}} to {found['high']:{form}})"
+        text += f" ({write(found['low'])} to {write(found['high'])})"
     if found["seeds"] < seeds:
         text += f", {found['seeds']:.0f} of {seeds}"
     return text

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from benchmark.core import statistics
@@ -19,6 +19,7 @@ from benchmark.core.training_records import (
     loss_against_seconds,
     over_seeds,
     spread,
+    spread_words,
     times_to_target,
 )
 
@@ -102,6 +103,7 @@ def trained(model: Model) -> list[Block]:
     """Return table and learning curves of one model."""
     recorded = model.recorded
     fastest, _ = model.fastest
+    seeds = len(by_seed([one for trainings in model.trainings.values() for one in trainings]))
     rows = []
     series = []
     for contender, trainings in model.trainings.items():
@@ -114,14 +116,13 @@ def trained(model: Model) -> list[Block]:
                 recorded.value(first, f"{number(estimate.median)} ({interval})", "epochs"),
                 *(recorded.value(first, number(one), "epochs") for one in epoch_parts(trainings)),
                 "" if contender == fastest or not fastest else model.over(contender, fastest),
-                _target(recorded, trainings),
-                _accuracy(recorded, trainings),
+                _target(recorded, trainings, seeds),
+                _accuracy(recorded, trainings, seeds),
             ]
         )
         series.append(loss_against_seconds(first["title"], curve(trainings)))
     line = next(iter(model.trainings.values()))[0]
     qubits = recorded.value(line, str(line["case"]["n_qubits"]), "case.n_qubits")
-    seeds = len(by_seed([one for trainings in model.trainings.values() for one in trainings]))
     over = ""
     if seeds > 1:
         over = f"; {recorded.value(line, str(seeds), 'case.seed')} seeds: time to the target and "
@@ -164,31 +165,16 @@ def trained(model: Model) -> list[Block]:
     ]
 
 
-def _target(recorded: Recorded, trainings: Sequence[Line]) -> str:
+def _target(recorded: Recorded, trainings: Sequence[Line], seeds: int) -> str:
     """Return the seconds to the target loss, marked where epochs are missing."""
     timed = [one for one in trainings if one["time_to_target_s"] is not None]
     mark = "*" if any(one["time_to_target_extrapolated"] for one in timed) else ""
-    return _spread(recorded, timed, times_to_target(timed), number, "time_to_target_s") + mark
+    text = spread_words(spread(times_to_target(timed)), seeds, number, mark)
+    return recorded.value(timed[0], text, "time_to_target_s") if timed else text
 
 
-def _accuracy(recorded: Recorded, trainings: Sequence[Line]) -> str:
+def _accuracy(recorded: Recorded, trainings: Sequence[Line], seeds: int) -> str:
     """Return the accuracy on the test rows, or a dash where no training came to its end."""
     whole = [one for one in trainings if one["complete"]]
-    return _spread(recorded, whole, accuracies(whole), "{:.1%}".format, "test_accuracy")
-
-
-def _spread(
-    recorded: Recorded,
-    trainings: Sequence[Line],
-    values: Sequence[float],
-    write: Callable[[float], str],
-    name: str,
-) -> str:
-    """Return the median of values, one a seed, with the interval where there are several."""
-    found = spread(values)
-    if found is None:
-        return "-"
-    text = write(found["median"])
-    if found["seeds"] > 1:
-        text += f" ({write(found['low'])} to {write(found['high'])})"
-    return recorded.value(trainings[0], text, name)
+    text = spread_words(spread(accuracies(whole)), seeds, "{:.1%}".format)
+    return recorded.value(whole[0], text, "test_accuracy") if whole else text
