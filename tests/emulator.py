@@ -158,6 +158,10 @@ class Emulator(device.Device):
         self.log.append(("synchronize", stream))
         self._run_until(stream, list(self._queues.get(stream, [])))
 
+    def is_busy(self, stream):
+        """Tell whether anything but the freeing of memory is queued on a stream."""
+        return any(work.__name__ != "forget" for work in self._queues.get(stream, []))
+
     def synchronize_all(self):
         for stream in list(self._queues):
             self.synchronize(stream)

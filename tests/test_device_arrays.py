@@ -801,7 +801,7 @@ def test_states_are_encoded_into_a_buffer(emulated):
 
 
 def test_producers_are_told_the_stream(emulate):
-    emulate()
+    emulator = emulate().device
     circuit = qdp.ansatz.ry_rz_ladder(3, 1)
     theta = np.ones(circuit.n_parameters)
     for kind, stream in ((Producer, Emulator.lanes[0]), (StreamProducer, STREAM)):
@@ -811,6 +811,13 @@ def test_producers_are_told_the_stream(emulate):
         assert given.asked[0]["max_version"] >= (1, 0)
         assert result.stream == stream
         assert result.__cuda_stream__() == (0, stream)
+    # Who knows nothing of the stream might free what is still read: such a call waits.
+    for given, waits in ((StreamProducer(theta), []), (Producer(theta), [STREAM])):
+        emulator.log.clear()
+        state = StreamProducer(np.eye(8)[:1])
+        assert qdp.expectation(circuit, given, state, "Z0").stream == STREAM
+        waited = [entry[1] for entry in emulator.log if entry[0] == "synchronize"]
+        assert waited == waits
     # A result that goes in again stays on its stream.
     state = qdp.state(circuit, StreamProducer(theta))
     assert qdp.expectation(circuit, StreamProducer(theta), state, "Z0").stream == STREAM
@@ -1017,6 +1024,26 @@ def test_an_error_in_the_middle_gives_everything_back(emulate, monkeypatch, what
     found = qdp.expectation(*given, **run)
     expected = qdp.expectation(*given, **run | {"backend": "reference"})
     assert_close(found, expected, "double", max(one.weight for one in given[3]), 4000)
+
+
+def test_an_error_gives_everything_back_and_leaves_nothing_queued(emulated, monkeypatch):
+    emulator = emulated.emulator
+    given = on_gpu(emulated)
+    launch, calls = emulator.launch, []
+
+    def fail(*arguments):
+        calls.append(arguments[1])
+        if len(calls) == 2:
+            raise DeviceError("cuLaunchKernel: it was not to be")
+        launch(*arguments)
+
+    monkeypatch.setattr(emulator, "launch", fail)
+    with pytest.raises(DeviceError, match="not to be"):
+        adjoint(emulated, given)
+    assert ("synchronize", emulated.kind.stream) in emulator.log
+    assert not emulator.is_busy(emulated.kind.stream)
+    gc.collect()
+    assert_all_is_given_back(emulated.backend)
 
 
 # DLPack

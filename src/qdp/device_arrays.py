@@ -26,6 +26,8 @@ _CUDA = (2, 13)
 # The legacy default stream, which the driver and torch also call 0 and DLPack only 1.
 _LEGACY_STREAM = 1
 _REAL = (np.float32, np.float64)
+# What may stand beside arrays of any device.
+_NEUTRAL = (np.ndarray, np.generic, list, tuple, float, int, str)
 
 
 class Memory(Protocol):
@@ -222,36 +224,29 @@ class Place:
         Raises:
             TypeError: the arrays have a stream that can't be read.
         """
-        stream = self._stream()
-        return Target(self, memory, memory.lanes[0] if stream is None else stream, stream is None)
-
-    def _stream(self) -> int | None:
         if self.library == "torch":
-            found = self.module.cuda.current_stream(self.ordinal).cuda_stream
+            stream = int(self.module.cuda.current_stream(self.ordinal).cuda_stream)
         elif self.library == "cupy":
             with self.module.cuda.Device(self.ordinal):
-                found = self.module.cuda.get_current_stream().ptr
-        elif hasattr(self.source, "__cuda_stream__"):
-            version, found = self.source.__cuda_stream__()
-            if version != 0:
-                raise TypeError(f"__cuda_stream__: expected version 0, got {version}")
+                stream = int(self.module.cuda.get_current_stream().ptr)
         else:
-            return None
-        return int(found) or _LEGACY_STREAM
+            found = _stream_of(self.source)
+            stream = memory.lanes[0] if found is None else found
+        return Target(self, memory, stream or _LEGACY_STREAM)
 
 
-@dataclass(frozen=True)
+@dataclass
 class Target:
     """A place with its GPU and stream: takes arrays in, makes those that go out.
 
-    ``waits`` says that calls have to wait for the stream: their library knows nothing of it, and
-    might give the arguments' memory to others while it is still read.
+    ``waits`` says that the call has to wait for the stream: an array was taken whose producer knows
+    nothing of it, and might give the memory to others while it is still read.
     """
 
     place: Place
     memory: Memory
     stream: int
-    waits: bool
+    waits: bool = False
 
     @property
     def name(self) -> str:
@@ -352,6 +347,9 @@ class Target:
     def _view(self, value: Any, name: str) -> tuple[int, tuple[int, ...], Any, Any, Any]:
         if isinstance(value, DeviceArray) and value.stream == self.stream:
             return value.address, value.shape, None, value.dtype, value
+        # Memory of our own is given back behind all that uses it, CuPy's on its current stream.
+        own = isinstance(value, DeviceArray) or self.name == "cupy"
+        self.waits |= not own and _stream_of(value) != self.stream
         try:
             view = strided_view(value, self.stream)
             dtype = view.dtype
@@ -390,7 +388,7 @@ def place_of(**values: object) -> Place | None:
     places: dict[str, Place] = {}
     elsewhere: list[str] = []
     for name, value in values.items():
-        if value is None or isinstance(value, np.ndarray | np.generic | list | tuple | float | int):
+        if value is None or isinstance(value, _NEUTRAL):
             continue
         ordinal = _ordinal_of(value)
         if ordinal is not None:
@@ -442,6 +440,15 @@ def _ordinal_of(value: object) -> int | None:
         # The interface doesn't tell the device; the driver knows whose memory it is.
         return int(strided_view(value, -1).device_id)
     return None
+
+
+def _stream_of(value: Any) -> int | None:
+    if not hasattr(value, "__cuda_stream__"):
+        return None
+    version, stream = value.__cuda_stream__()
+    if version != 0:
+        raise TypeError(f"__cuda_stream__: expected version 0, got {version}")
+    return int(stream) or _LEGACY_STREAM
 
 
 def _place(value: object, ordinal: int) -> Place:

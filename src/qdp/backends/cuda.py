@@ -623,10 +623,11 @@ class CudaBackend(DeviceBackend):
         try:
             yield
         except BaseException:
-            # The error is what counts; a stream that failed itself has nothing to wait for.
+            # Nobody shall read or write what is given back now. The error is what counts; a stream
+            # that failed itself has nothing to wait for.
             for stream in streams:
                 with contextlib.suppress(DeviceError):
-                    self.device.order(stream, self.device.keeper)
+                    self.device.synchronize(stream)
             raise
         for stream in streams:
             self.device.order(stream, self.device.keeper)
@@ -708,11 +709,8 @@ class CudaBackend(DeviceBackend):
                 for staging in stages:
                     staging.drain()
         finally:
-            for staging in stages:
-                # After an error copies may still be under way.
-                with contextlib.suppress(DeviceError):
-                    self.device.synchronize(staging.stream)
-                self._pinned.append(staging.buffer)
+            # Drained, or waited for after an error: no copy is under way.
+            self._pinned += [staging.buffer for staging in stages]
             self._unpin(len(self.device.lanes))
 
     def _pinned_memory(self, n_bytes: int) -> NDArray[np.uint8]:
