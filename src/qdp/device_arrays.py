@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
@@ -36,6 +37,9 @@ class Memory(Protocol):
     ordinal: int
     lanes: tuple[int, int]
     keeper: int
+
+    def current(self) -> AbstractContextManager[None]:
+        """Make the GPU's context the thread's own."""
 
     def allocate(self, n_bytes: int, stream: int) -> tuple[int, Any]:
         """Return the address of new memory and what keeps it."""
@@ -351,7 +355,8 @@ class Target:
         own = isinstance(value, DeviceArray) or self.name == "cupy"
         self.waits |= not own and _stream_of(value) != self.stream
         try:
-            view = strided_view(value, self.stream)
+            with self.memory.current():
+                view = strided_view(value, self.stream)
             dtype = view.dtype
         except (BufferError, NotImplementedError, RuntimeError, TypeError, ValueError) as error:
             raise TypeError(

@@ -17,7 +17,7 @@ import os
 import re
 import tempfile
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, ParamSpec, Self, TypeVar
 
@@ -53,6 +53,10 @@ class Device(ABC):
     lanes: tuple[int, int]
     keeper: int
     feeder: int
+
+    def current(self) -> contextlib.AbstractContextManager[None]:
+        """Make the device's context the thread's own, for a library that works in that."""
+        return contextlib.nullcontext()
 
     @abstractmethod
     def free_bytes(self) -> int:
@@ -326,11 +330,8 @@ def _in_context(method: Callable[P, R]) -> Callable[P, R]:
         device: Any = arguments[0]
         if int(device._checked("cuCtxGetCurrent")) == int(device._context):
             return method(*arguments, **options)
-        device._checked("cuCtxPushCurrent", device._context)
-        try:
+        with device.current():
             return method(*arguments, **options)
-        finally:
-            device._checked("cuCtxPopCurrent")
 
     return run
 
@@ -378,6 +379,15 @@ class CudaDevice(Device):
                 raise MemoryError(f"{message}; {_FEWER}")
             raise DeviceError(message)
         return results[0] if len(results) == 1 else results
+
+    @contextlib.contextmanager
+    def current(self) -> Iterator[None]:
+        """Make the device's context the thread's own meanwhile."""
+        self._checked("cuCtxPushCurrent", self._context)
+        try:
+            yield
+        finally:
+            self._checked("cuCtxPopCurrent")
 
     @_in_context
     def free_bytes(self) -> int:
