@@ -16,6 +16,7 @@ LAYERS = [
     {"errors"},
     {"memory"},
     {"arrays"},
+    {"device_arrays"},
     {"sources"},
     {"readers.files"},
     {"readers.images", "readers.tables", "readers.containers"},
@@ -52,7 +53,18 @@ UPWARD = {
     ("planner", "backends.cpu"),
     ("loader", "adapters.torch_dataset"),
 }
-FRAMEWORKS = ["torch", "pennylane", "scipy", "pandas", "sklearn", "matplotlib", "jax", "qiskit"]
+FRAMEWORKS = [
+    "torch",
+    "pennylane",
+    "scipy",
+    "pandas",
+    "sklearn",
+    "matplotlib",
+    "jax",
+    "qiskit",
+    "cuda",
+    "cupy",
+]
 NAMES = [
     "Amplitude",
     "Angle",
