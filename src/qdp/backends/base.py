@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -58,6 +58,25 @@ class Batch:
     def complex_dtype(self) -> type[np.complexfloating]:
         """complex128 or complex64, the dtype of states."""
         return np.complex128 if self.precision == "double" else np.complex64
+
+    def part(self, rows: slice) -> Batch:
+        """Return the numbers of some of the rows, as views.
+
+        >>> Batch(rows=5, parameters=np.zeros((5, 2))).part(slice(3, 5)).parameters.shape
+        (2, 2)
+        """
+
+        def cut(array: Array | None) -> Array | None:
+            return None if array is None else array[rows]
+
+        return replace(
+            self,
+            rows=len(range(*rows.indices(self.rows))),
+            parameters=self.parameters[rows] if self.parameters.ndim == 2 else self.parameters,
+            inputs=cut(self.inputs),
+            states=cut(self.states),
+            indices=cut(self.indices),
+        )
 
 
 @dataclass(frozen=True)

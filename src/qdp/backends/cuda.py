@@ -498,7 +498,7 @@ class CudaBackend(Backend):
         evaluations = max(1, room // min(rows, max(1, batch.rows)))
         for start in range(0, batch.rows, rows):
             part = slice(start, min(start + rows, batch.rows))
-            chunk, results = _rows(batch, part), outputs.rows(part)
+            chunk, results = batch.part(part), outputs.rows(part)
             if outputs.shifts is None:
                 self._run_chunk(structure, chunk, results, slots)
                 continue
@@ -718,14 +718,7 @@ def _describe(
         launch["shifts"] = arena.put(outputs.shifts)
     itemsize = np.dtype(batch.complex_dtype).itemsize
     launch["coefficients"] = arena.empty(launch["n_sets"] * launch["n_rotations"] * itemsize)
-    if batch.states is not None:
-        launch["element"] = _ELEMENTS[batch.states.dtype.type]
-        launch["states"] = arena.put(batch.states)
-        launch["columns"] = batch.states.shape[1]
-        launch["normalize"] = int(batch.normalize)
-    elif batch.indices is not None:
-        launch["element"] = _INDEX
-        launch["states"] = arena.put(np.asarray(batch.indices, np.int64))
+    _describe_rows(launch, batch)
     launch["gradient"] = int(outputs.gradient)
     if outputs.cotangents is not None:
         launch["contracted"] = 1
@@ -750,15 +743,32 @@ def _precision_of(states: Array) -> Precision:
     return "double" if states.dtype == np.complex128 else "single"
 
 
-def _rows(batch: Batch, part: slice) -> Batch:
-    def cut(array: Array | None) -> Array | None:
-        return None if array is None else array[part]
+def load_states(arena: Arena, batch: Batch, n_qubits: int, n_items: int, slots: int) -> int:
+    """Return the address of the states that rows start in: complex, (n_items, 2**n_qubits).
 
-    return replace(
-        batch,
-        rows=part.stop - part.start,
-        parameters=batch.parameters[part] if batch.parameters.ndim == 2 else batch.parameters,
-        inputs=cut(batch.inputs),
-        states=cut(batch.states),
-        indices=cut(batch.indices),
-    )
+    An item is a row, ``slots`` times in turn, and all of them for each evaluation. Rows are
+    normalised where the batch says so, and padded with zeros.
+    """
+    launch = _Launcher(arena, batch.precision)
+    launch["n_qubits"], launch["n_items"] = n_qubits, n_items
+    launch["rows"], launch["n_slots"] = batch.rows, slots
+    launch["n_parts"] = n_parts = min(_MOST_PARTS, max(1, (1 << n_qubits) // (8 * _MOST_THREADS)))
+    launch["psi"] = arena.empty(n_items * np.dtype(batch.complex_dtype).itemsize << n_qubits)
+    _describe_rows(launch, batch)
+    if launch["normalize"]:
+        launch["norm_parts"] = arena.empty(8 * n_items * n_parts)
+        launch("norms", n_items * n_parts, _MOST_THREADS, _PENDING_BYTES)
+    launch("load", n_items * n_parts, _MOST_THREADS)
+    return launch["psi"]
+
+
+def _describe_rows(launch: _Launcher, batch: Batch) -> None:
+    """Put what rows start in onto the device."""
+    if batch.states is not None:
+        launch["element"] = _ELEMENTS[batch.states.dtype.type]
+        launch["states"] = launch.arena.put(batch.states)
+        launch["columns"] = batch.states.shape[1]
+        launch["normalize"] = int(batch.normalize)
+    elif batch.indices is not None:
+        launch["element"] = _INDEX
+        launch["states"] = launch.arena.put(np.asarray(batch.indices, np.int64))

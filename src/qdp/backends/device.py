@@ -32,9 +32,13 @@ _REMEDY = "; pass backend='cpu', or arrays in the CPU's memory"
 
 
 class Device(ABC):
-    """Memory that kernels work on, and the means to run them, in the order of the calls."""
+    """Memory that kernels work on, and the means to run them, in the order of the calls.
+
+    ``stream`` is the handle of the stream that they go to, for libraries that are to follow.
+    """
 
     shared_bytes: int
+    stream: int = 0
 
     @abstractmethod
     def free_bytes(self) -> int:
@@ -211,6 +215,7 @@ class CudaDevice(Device):
         self._core = core
         self._ordinal = ordinal
         self._stream = self._device.create_stream()
+        self.stream = int(self._stream.handle)
         self._kernels: dict[tuple[str, str], Any] = {}
         attribute = driver.CUdevice_attribute
         self.shared_bytes = self._checked(
