@@ -5,7 +5,9 @@ with the reference; and a machine without the library, or with an old one, is to
 
 import ctypes
 import gc
+import sys
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -354,6 +356,7 @@ def test_a_missing_library_is_named(monkeypatch):
     def absent(path):
         raise OSError(f"{path}: cannot open shared object file")
 
+    monkeypatch.setitem(sys.modules, "cuda", None)
     monkeypatch.setattr(ctypes, "CDLL", absent)
     message = r"needs NVIDIA's libcustatevec\.so\.1.*cannot open.*pip install custatevec-cu13"
     with pytest.raises(BackendUnavailable, match=message):
@@ -372,9 +375,11 @@ def test_a_library_in_a_package_is_found(monkeypatch, tmp_path):
         raise OSError(f"{path}: file too short")
 
     monkeypatch.setattr(ctypes, "CDLL", load)
+    pathfinder = SimpleNamespace(load_nvidia_dynamic_lib=tried.append)
+    monkeypatch.setitem(sys.modules, "cuda", SimpleNamespace(pathfinder=pathfinder))
     with pytest.raises(BackendUnavailable, match=r"file too short; .*file too short"):
         custatevec_library.load_library()
-    assert tried == [custatevec_library.LIBRARY, str(path)]
+    assert tried == ["cublasLt", "cublas", custatevec_library.LIBRARY, str(path)]
 
 
 def test_a_machine_without_a_gpu_is_told_so(monkeypatch, machine):

@@ -8,6 +8,7 @@ bits names the least significant of a matrix or an outcome first. Memory is the 
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import importlib.util
 import weakref
@@ -131,6 +132,7 @@ def load_library() -> ctypes.CDLL:
     """
     found: ctypes.CDLL | None = None
     reasons: list[str] = []
+    _load_cublas()
     for path in [LIBRARY, *map(str, _in_packages())]:
         try:
             found = ctypes.CDLL(path)
@@ -167,6 +169,16 @@ def declare(functions: Any) -> None:
             f"backend 'custatevec': expected cuStateVec 1.8 or newer, got {reason}; update it "
             "with: pip install --upgrade custatevec-cu13"
         )
+
+
+def _load_cublas() -> None:
+    """Load cuBLAS from wherever packages have it: cuStateVec's wheel looks beside itself only."""
+    # What is missing in the end is said by the loader when it comes to cuStateVec.
+    with contextlib.suppress(ImportError, RuntimeError):
+        from cuda import pathfinder
+
+        for name in ("cublasLt", "cublas"):
+            pathfinder.load_nvidia_dynamic_lib(name)
 
 
 def _in_packages() -> list[Path]:
