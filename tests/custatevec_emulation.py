@@ -4,7 +4,8 @@
 The functions are C callbacks of the signatures that the backend declares, so arguments pass through
 the same conversions as on their way to the library. A broken promise (a pointer outside of the
 device's memory, a workspace that nobody asked the size of, a handle without a stream) is kept in
-``broken`` and comes back as a status, whose text says what was broken.
+``broken`` and comes back as a status, whose text says what was broken. What a call computes waits
+on its stream, as on a GPU; memory must last until then.
 """
 
 import ctypes
@@ -56,6 +57,9 @@ class EmulatedLibrary:
                 self.broken.append(traceback.format_exc())
                 self._text = ctypes.create_string_buffer(self.broken[-1].encode())
                 return INVALID
+            if callable(found):
+                self.device._queue(name, self.streams[arguments[0]], found)
+                return 0
             return 0 if found is None else found
 
         return guarded
@@ -84,15 +88,16 @@ class EmulatedLibrary:
 
     def _ready(self, handle):
         assert handle in self.streams, "the handle was not created, or destroyed before"
-        assert self.streams[handle] == self.device.stream, "the stream was not set"
+        assert self.streams[handle], "the stream was not set"
 
     def _scratch(self, key, address, size):
         assert key in self._sizes, "the size of the workspace was not asked for"
         assert size >= self._sizes[key]
-        if size:
-            self.memory(address, np.uint8, size)[:] = 255
-        else:
+        if not size:
             assert address is None
+            return lambda: None
+        scratch = self.memory(address, np.uint8, size)
+        return lambda: scratch.fill(255)
 
     def _asked(self, key, n_bits, size):
         self._sizes[key] = 256 << n_bits if n_bits >= BITS_WITH_WORKSPACE else 0
@@ -142,23 +147,17 @@ class EmulatedLibrary:
         assert (matrix_data, compute) == (data, COMPUTE[data])
         key = ("apply", data, n_bits, count, stride, map_type, indices, matrices, layout, adjoint,
                n_matrices, n_targets, n_controls, compute)  # fmt: skip
-        self._scratch(key, workspace, workspace_size)
+        scribble = self._scratch(key, workspace, workspace_size)
         assert n_targets >= 1
         controls = self._bits(controls, n_controls, n_bits) if n_controls else []
         targets = self._bits(targets, n_targets, n_bits, controls)
         values = [values[k] for k in range(n_controls)] if values else [1] * n_controls
         assert set(values) <= {0, 1}
         assert map_type in (0, 1)
-        if map_type == 0:
-            assert indices is None
-            chosen = np.zeros(count, int)
-        else:
-            chosen = self.memory(indices, np.int32, count)
-            assert 0 <= chosen.min() <= chosen.max() < n_matrices
+        assert map_type == 1 or indices is None
+        chosen = self.memory(indices, np.int32, count) if map_type else np.zeros(count, int)
         size = 1 << n_targets
         found = self._matrices(matrices, data, n_matrices, size, layout)
-        if adjoint:
-            found = found.conj().swapaxes(1, 2)
         states = self._states(address, data, n_bits, count, stride)
         index = np.arange(1 << n_bits)
         first = index[
@@ -171,7 +170,14 @@ class EmulatedLibrary:
             for number in range(size)
         ]
         where = first[None, :] | np.array(offsets)[:, None]
-        states[:, where] = np.einsum("srk,skb->srb", found[chosen], states[:, where])
+
+        def work():
+            scribble()
+            assert 0 <= chosen.min() <= chosen.max() < n_matrices, "an index of no matrix"
+            taken = found[chosen].conj().swapaxes(1, 2) if adjoint else found[chosen]
+            states[:, where] = np.einsum("srk,skb->srb", taken, states[:, where])
+
+        return work
 
     def _matrices(self, address, data, count, size, layout):
         assert count >= 1
@@ -196,13 +202,18 @@ class EmulatedLibrary:
         assert not permutation
         assert n_controls == 0
         key = ("diagonal", data, n_bits, diagonals, n_targets, n_controls)
-        self._scratch(key, workspace, workspace_size)
+        scribble = self._scratch(key, workspace, workspace_size)
         targets = self._bits(targets, n_targets, n_bits)
         factors = self.memory(diagonals, COMPLEX[data], 1 << n_targets)
         index = np.arange(1 << n_bits)
         entry = sum(bit_of(index, bit) << place for place, bit in enumerate(targets))
         states = self._states(address, data, n_bits, 1, 1 << n_bits)
-        states[0] *= (factors.conj() if adjoint else factors)[entry]
+
+        def work():
+            scribble()
+            states[0] *= (factors.conj() if adjoint else factors)[entry]
+
+        return work
 
     def _ComputeExpectationBatchedGetWorkspaceSize(
         self, handle, data, n_bits, count, stride, matrices, matrix_data, layout, n_matrices,
@@ -219,18 +230,24 @@ class EmulatedLibrary:
         self._ready(handle)
         assert (matrix_data, compute) == (data, COMPUTE[data])
         key = ("expect", data, n_bits, count, stride, matrices, layout, n_matrices, n_basis_bits)
-        self._scratch(key, workspace, workspace_size)
+        scribble = self._scratch(key, workspace, workspace_size)
         assert n_basis_bits >= 1
         bits = self._bits(basis_bits, n_basis_bits, n_bits)
         states = self._states(address, data, n_bits, count, stride)
         found = self._matrices(matrices, data, n_matrices, 1 << n_basis_bits, layout)
         # Axis 1 + k is bit n - 1 - k; the first basis bit is to be the matrix's last axis.
         axes = [n_bits - bit for bit in reversed(bits)]
-        cube = np.moveaxis(states.reshape((count, *(2,) * n_bits)), axes, range(1, 1 + len(axes)))
-        flat = cube.reshape(count, 1 << n_basis_bits, -1)
         out = self.memory(values, np.complex128, count * n_matrices).reshape(count, n_matrices)
-        # State by state, so that a value does not depend on how many there are.
-        out[:] = [[np.vdot(state, matrix @ state) for matrix in found] for state in flat]
+
+        def work():
+            scribble()
+            cube = states.reshape((count, *(2,) * n_bits))
+            cube = np.moveaxis(cube, axes, range(1, 1 + len(axes)))
+            flat = cube.reshape(count, 1 << n_basis_bits, -1)
+            # State by state, so that a value does not depend on how many there are.
+            out[:] = [[np.vdot(state, matrix @ state) for matrix in found] for state in flat]
+
+        return work
 
     def _Abs2SumArrayBatched(
         self, handle, address, data, n_bits, count, stride, sums, sums_stride, bits, n_ordering,
@@ -246,7 +263,12 @@ class EmulatedLibrary:
         outcome = sum((bit_of(index, b) << place for place, b in enumerate(ordering)), 0 * index)
         n_sums = sums_stride * (count - 1) + (1 << n_ordering)
         out = self.memory(sums, np.float64, n_sums)
-        for number, state in enumerate(states):
-            weights = np.abs(state.astype(np.complex128)) ** 2
-            start = number * sums_stride
-            out[start : start + (1 << n_ordering)] = np.bincount(outcome, weights, 1 << n_ordering)
+
+        def work():
+            for number, state in enumerate(states):
+                weights = np.abs(state.astype(np.complex128)) ** 2
+                start = number * sums_stride
+                found = np.bincount(outcome, weights, 1 << n_ordering)
+                out[start : start + (1 << n_ordering)] = found
+
+        return work

@@ -6,7 +6,6 @@ the reference; and a machine without a GPU is told so.
 memory is set small to send few qubits through tiles in device memory.
 """
 
-import ctypes
 import os
 import shutil
 import subprocess
@@ -17,6 +16,9 @@ import numpy as np
 import pytest
 from samples import random_circuit, random_numbers, random_observables, random_states
 from tolerance import assert_close
+
+pytest.importorskip("cuda.core", reason="GPU arrays are handed out by cuda.core")
+from emulator import Emulator, assert_all_is_given_back
 
 import qdp
 from qdp import gates
@@ -37,75 +39,13 @@ LARGE = 200 * 2**10
 SMALL = 2048 + (16 << 4)
 
 
-class Emulator(device.Device):
-    """Runs the kernels on the processor; ``backwards`` runs the threads of a phase in reverse."""
-
-    def __init__(self, libraries, shared_bytes, backwards=False, free=2**30):
-        self.shared_bytes = shared_bytes
-        self._libraries = libraries
-        self._backwards = backwards
-        self._free = free
-        self.allocated = {}
-        self.launches = []
-
-    def free_bytes(self):
-        return self._free
-
-    def allocate(self, n_bytes):
-        # NaN, so that what nobody wrote is seen.
-        buffer = np.full(-(-n_bytes // 8), np.nan)
-        address = buffer.ctypes.data
-        self.allocated[address] = buffer
-        return address, address
-
-    def free(self, kept):
-        del self.allocated[kept]
-
-    def upload(self, address, array):
-        assert array.flags.c_contiguous
-        ctypes.memmove(address, array.ctypes.data, array.nbytes)
-
-    def download(self, array, address):
-        assert array.flags.c_contiguous
-        ctypes.memmove(array.ctypes.data, address, array.nbytes)
-
-    def launch(self, precision, kernel, grid, block, shared, call):
-        assert block % 32 == 0
-        assert 32 <= block <= 512
-        assert shared <= self.shared_bytes
-        self.launches.append(kernel)
-        found = self._libraries[precision].emulate(
-            kernel.encode(), grid, block, shared, self._backwards, ctypes.c_void_p(call)
-        )
-        assert found, f"there is no kernel {kernel}"
-
-
-@pytest.fixture(scope="module")
-def libraries(tmp_path_factory):
-    """The kernels as plain C++, one library a precision."""
-    folder = tmp_path_factory.mktemp("kernels")
-    flags = os.environ.get("QDP_EMULATION_FLAGS", "-O1").split()
-    found = {}
-    for precision, real in (("double", "double"), ("single", "float")):
-        path = folder / f"{precision}.so"
-        source = str(device.KERNELS / "engine.cu")
-        subprocess.run(
-            ["g++", "-x", "c++", "-std=c++17", *flags, "-Wall", "-Wextra", "-Werror",
-             "-Wno-unknown-pragmas", f"-DREAL={real}", "-shared", "-fPIC", source, "-o", str(path)],
-            check=True,
-        )  # fmt: skip
-        library = ctypes.CDLL(str(path))
-        library.emulate.restype = ctypes.c_bool
-        found[precision] = library
-    return found
-
-
 @pytest.fixture(params=["whole", "whole-backwards", "tiles", "tiles-backwards"])
 def emulated(request, libraries):
     kind, _, order = request.param.partition("-")
     emulator = Emulator(libraries, LARGE if kind == "whole" else SMALL, order == "backwards")
-    yield CudaBackend(emulator)
-    assert not emulator.allocated, "memory was not given back"
+    backend = CudaBackend(emulator)
+    yield backend
+    assert_all_is_given_back(backend)
 
 
 def depth_of(circuit):
@@ -252,7 +192,7 @@ def test_fidelity_kernel(emulated, precision):
     left, right = random_states(3, 5, rng), random_states(4, 5, rng)
     expected = qdp.fidelity_kernel(left, right)
     dtype = np.complex128 if precision == "double" else np.complex64
-    found = emulated.fidelity_kernel(left.astype(dtype), right.astype(dtype))
+    found = emulated.overlaps(left.astype(dtype), right.astype(dtype))
     assert_close(found, expected, precision)
 
 
@@ -260,7 +200,8 @@ def test_small_states_take_one_launch_and_large_ones_tiles(libraries):
     circuit, batch, observables = problem("ladder", 6, "float64", False)
     for shared_bytes, kernel, other in ((LARGE, "run", "pass"), (SMALL, "pass", "run")):
         emulator = Emulator(libraries, shared_bytes)
-        CudaBackend(emulator).adjoint(circuit, batch, observables, ALL)
+        backend = CudaBackend(emulator)
+        backend.adjoint(circuit, batch, observables, ALL)
         assert kernel in emulator.launches
         assert other not in emulator.launches
 
@@ -271,7 +212,7 @@ def test_chunks_give_the_same_bits(emulated):
     whole = emulated.adjoint(circuit, batch, observables, ALL)
     shifted = emulated.shifted_expectation(circuit, batch, observables, shifts)
     emulated.device._free = 150_000
-    emulated.device.launches.clear()
+    emulated.device.log.clear()
     chunked = emulated.adjoint(circuit, batch, observables, ALL)
     assert emulated.device.launches.count("angles") > 1
     for name in ("values", "parameters", "inputs", "states"):
@@ -296,7 +237,7 @@ def test_memory_is_given_back_on_an_error(emulated, monkeypatch):
     monkeypatch.setattr(emulated.device, "launch", fail)
     with pytest.raises(DeviceError, match="not to be"):
         emulated.expectation(circuit, batch, observables)
-    assert not emulated.device.allocated
+    assert_all_is_given_back(emulated)
 
 
 # Compiled for GPUs

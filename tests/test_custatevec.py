@@ -15,8 +15,11 @@ import test_cuda
 from custatevec_emulation import INSUFFICIENT_WORKSPACE, EmulatedLibrary
 from samples import random_circuit, random_numbers, random_observables, random_states
 from samples import sample_operation as sample
-from test_cuda import ALL, LARGE, REFERENCE, Emulator, depth_of, libraries, problem, slope_of
+from test_cuda import ALL, LARGE, REFERENCE, depth_of, problem, slope_of
 from tolerance import assert_close
+
+pytest.importorskip("cuda.core", reason="the CUDA backend's device, which holds the memory")
+from emulator import Emulator, assert_all_is_given_back
 
 import qdp
 from qdp import gates
@@ -28,7 +31,6 @@ from qdp.backends.custatevec_library import CuStateVec, Matrices, States
 from qdp.circuit import Circuit, Observable
 from qdp.errors import BackendUnavailable, DeviceError
 
-__all__ = ["libraries"]  # the fixture: the kernels that load states, as plain C++
 STREAM = 7000
 
 
@@ -36,10 +38,10 @@ STREAM = 7000
 def machine(libraries):
     """An emulated GPU and library, which must be left as they should be."""
     device = Emulator(libraries, LARGE)
-    device.stream = STREAM
     library = EmulatedLibrary(device)
     yield library
     assert not library.broken, library.broken[0]
+    device.synchronize_all()
     assert not device.allocated, "memory was not given back"
     assert not library.streams, "a handle was not destroyed"
 
@@ -48,6 +50,7 @@ def machine(libraries):
 def emulated(machine):
     backend = CuStateVecBackend(machine.device, machine)
     yield backend
+    assert_all_is_given_back(backend)
     backend.library.close()
 
 
@@ -70,19 +73,20 @@ class Bare:
         self.calls.set_stream(STREAM)
 
     def put(self, array):
-        address, kept = self.device.allocate(array.nbytes)
+        address, kept = self.device.allocate(array.nbytes, STREAM)
         self.addresses.append(kept)
-        self.device.upload(address, np.ascontiguousarray(array))
+        self.device.upload(address, np.ascontiguousarray(array), STREAM)
         return address
 
     def get(self, address, array):
-        self.device.download(array, address)
+        self.device.download(array, address, STREAM)
+        self.device.synchronize(STREAM)
         return array
 
     def close(self):
         self.calls.close()
         for kept in self.addresses:
-            self.device.free(kept)
+            self.device.free(kept, STREAM)
 
 
 def test_sample_batched_gate_application(machine):
@@ -153,14 +157,16 @@ def test_the_emulation_notices_broken_promises(machine):
         "bits overlap": apply(controls=[0], control_values=[1]),
         "bit < n_bits": apply(targets=[3]),
         "states 128 bytes apart": apply(replace(bare.states, n_bits=2, stride=4)),
-        "n_matrices": apply(matrices=indexed),
         "bytes at None": apply(matrices=eight, targets=[0, 1, 2]),
     }
     for text, call in broken.items():
         with pytest.raises(DeviceError, match="custatevecApplyMatrixBatched:") as caught:
             call()
         assert text in str(caught.value), text
-    bare.calls.set_stream(STREAM + 1)
+    apply(matrices=indexed)()
+    with pytest.raises(AssertionError, match="an index of no matrix"):
+        bare.device.synchronize(STREAM)
+    bare.calls.set_stream(0)
     with pytest.raises(DeviceError, match="the stream was not set"):
         apply()()
     assert len(machine.broken) == len(broken) + 1
@@ -290,7 +296,7 @@ def test_chunks_give_the_same_bits(emulated, machine):
     whole = emulated.adjoint(circuit, batch, observables, ALL)
     shifted = emulated.shifted_expectation(circuit, batch, observables, shifts)
     machine.device._free = 150_000
-    machine.device.launches.clear()
+    machine.device.log.clear()
     chunked = emulated.adjoint(circuit, batch, observables, ALL)
     assert machine.device.launches.count("load") > 1
     for name in ("values", "parameters", "inputs", "states"):
@@ -319,7 +325,7 @@ def test_a_failing_call_is_named_and_memory_given_back(emulated, machine, status
     machine.fail = ("custatevecApplyMatrixBatched", status)
     with pytest.raises(error, match=message):
         emulated.expectation(circuit, batch, observables)
-    assert not machine.device.allocated
+    assert_all_is_given_back(emulated)
     machine.fail = (None, 0)
     expected = REFERENCE.expectation(circuit, batch, observables)
     weight = max(observable.weight for observable in observables)

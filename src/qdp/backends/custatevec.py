@@ -7,6 +7,8 @@ An *item* is one state to run: a row, times its evaluation (shifted angles) or i
 to differentiate). With a gradient an item holds psi and lambda side by side, told apart by one
 more index bit n: cuStateVec then sums <lambda|M|psi> as an expectation value over n + 1 bits, adds
 an observable's image to lambda as a matrix, and takes both back through a gate in one call.
+Matrices are made of angles on the host and results gathered there, also where arrays are on the
+GPU; states stay where they are.
 Bits, and lists of them, are cuStateVec's: see ``custatevec_library.py``.
 """
 
@@ -14,21 +16,22 @@ from __future__ import annotations
 
 import functools
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from qdp import gates, memory
 from qdp.arrays import Array
-from qdp.backends.base import AdjointResult, Backend, Batch, Shift
-from qdp.backends.cuda import CudaBackend, load_states
+from qdp.backends.base import AdjointResult, Batch, DeviceBackend, Shift
+from qdp.backends.cuda import CudaBackend, load_states, rows_of
 from qdp.backends.custatevec_library import CuStateVec, Matrices, States, load_library
 from qdp.backends.device import Arena, CudaDevice, Device
 from qdp.circuit import Circuit, Component, HermitianTerm, Observable, PauliTerm
-from qdp.encodings import Encoding, Fill
+from qdp.device_arrays import DeviceArray, Memory, Target
+from qdp.encodings import Amplitude, Encoding, Fill
 from qdp.errors import BackendUnavailable
 from qdp.gates import Angle, Matrix
 from qdp.program import composed_angle, slotted_primitives
@@ -255,8 +258,23 @@ class _Run:
     def download(self) -> Array:
         """Return all that the items hold, (items, 2**address_bits)."""
         found = np.empty((self.n_items, 1 << self.address_bits), self.dtype)
-        self.arena.device.download(found, self.psi)
+        self.fetch(found, self.psi)
         return found
+
+    def fetch(self, array: Array, address: int) -> None:
+        """Copy from the device, and wait for it."""
+        if array.nbytes:
+            self.arena.device.download(array, address, self.arena.stream)
+        self.arena.device.synchronize(self.arena.stream)
+
+    def copy_states(self, out: DeviceArray) -> None:
+        """Copy the states to an array on the device, (items, 2**n)."""
+        if self.address_bits == self.n_qubits:
+            self.arena.device.copy(out.address, self.psi, out.nbytes, self.arena.stream)
+            return
+        # States that lie apart are a few numbers each.
+        states = np.ascontiguousarray(self.download()[:, : 1 << self.n_qubits])
+        self.arena.device.upload(out.address, states, self.arena.stream)
 
     def _put_matrices(self) -> list[Matrices]:
         """Put the matrices of all gates onto the device, in one copy."""
@@ -334,14 +352,23 @@ class _Run:
         for gate, matrices in zip(self.gates, self.matrices, strict=True):
             self.apply(gate, matrices, self.n_qubits)
 
+    def turn(self, phases: Sequence[Angle]) -> None:
+        """Multiply by the global phase, the sum of those angles."""
+        if phases:
+            batch = self.batch
+            total = sum(angle.evaluate(batch.parameters, batch.inputs) for angle in phases)
+            factors: Matrix = np.exp(1j * np.asarray(total, np.float64)).reshape(-1, 1, 1)
+            turns = self.put(factors * np.eye(2, dtype=np.complex128))
+            self.library.apply_matrix(self.view(self.n_qubits), turns, (0,), self.workspace)
+
     def probabilities(self, bits: Sequence[int]) -> NDArray[np.float64]:
         """Return the probabilities of all outcomes of ``bits``, (evaluations * rows, 2**k)."""
         states = self.view(self.n_qubits, step=self.slots)
         found = np.empty((states.count, 1 << len(bits)))
-        with Arena(self.arena.device) as arena:
+        with Arena(self.arena.device, self.arena.stream) as arena:
             sums = arena.empty(found.nbytes)
             self.library.probabilities(states, bits, sums)
-            self.arena.device.download(found, sums)
+            self.fetch(found, sums)
         return found
 
     def expectations(self, observables: tuple[Observable, ...]) -> NDArray[np.float64]:
@@ -376,11 +403,11 @@ class _Run:
         self, states: States, matrices: Matrix, bits: Sequence[int]
     ) -> NDArray[np.float64]:
         found = np.empty((states.count, len(matrices)), np.complex128)
-        with Arena(self.arena.device) as arena:
+        with Arena(self.arena.device, self.arena.stream) as arena:
             values = arena.empty(found.nbytes)
             put = Matrices(arena.put(matrices.astype(self.dtype)), len(matrices))
             self.library.expectations(states, put, bits, values, self.workspace)
-            self.arena.device.download(found, values)
+            self.fetch(found, values)
         return found.real
 
     def pull(
@@ -440,8 +467,7 @@ class _Run:
                     self.workspace,
                 )
             self.apply(gate, self.matrices[number], n_bits, adjoint=True)
-        if wanted:
-            self.arena.device.download(found, values)
+        self.fetch(found, values)
         by_row = found.real.reshape(len(wanted), self.batch.rows, self.slots)
         return dict(zip(wanted, by_row, strict=True))
 
@@ -460,7 +486,7 @@ def _address_bits(n_qubits: int, itemsize: int, gradient: bool) -> int:
     return max(n_qubits + gradient, (_STATE_ALIGNMENT // itemsize).bit_length() - 1)
 
 
-class CuStateVecBackend(Backend):
+class CuStateVecBackend(DeviceBackend):
     """Runs on an NVIDIA GPU, number ``device`` or another ``Device``, through cuStateVec.
 
     ``functions`` are the library's, None those of the library that is installed.
@@ -477,35 +503,65 @@ class CuStateVecBackend(Backend):
             self.device = device if isinstance(device, Device) else CudaDevice(device)
         except BackendUnavailable as error:
             raise BackendUnavailable(f"backend 'custatevec': {error}") from error
-        self.library = CuStateVec(functions)
+        with self.device.current():
+            self.library = CuStateVec(functions)
         self._kernels = CudaBackend(self.device)
         self._lock = threading.Lock()
+
+    @property
+    def memory(self) -> Memory:
+        """The GPU, whose arrays are taken without a copy."""
+        return self.device
+
+    def clear(self) -> None:
+        """Give back the device's and the pinned memory that is kept for calls to come."""
+        self._kernels.clear()
 
     def encoder(self, encoding: Encoding) -> Fill | None:
         """Return the loop from features to states on the device: that of the CUDA backend."""
         return self._kernels.encoder(encoding)
 
+    def sum_rows(self, array: Array, target: Target) -> Array:
+        """Return the sum over the first axis of an array on the GPU."""
+        return self._kernels.sum_rows(array, target)
+
+    def overlaps(
+        self, left: Array, right: Array, target: Target | None = None, tolerance: float = 0.0
+    ) -> Array:
+        """Return |<a|b>|**2 of all pairs of rows: by the CUDA backend, cuStateVec has no call."""
+        return self._kernels.overlaps(left, right, target, tolerance)
+
     def state(self, circuit: Circuit, batch: Batch) -> Array:
         """Return the final states, (rows, 2**n) in the batch's complex dtype."""
-        states = np.empty((batch.rows, 2**circuit.n_qubits), batch.complex_dtype)
+        shape = (batch.rows, 2**circuit.n_qubits)
+        states: Any
+        if batch.target is None:
+            states = np.empty(shape, batch.complex_dtype)
+        else:
+            states = batch.target.empty(shape, batch.complex_dtype)
+        self.fill_states(circuit, batch, states)
+        return cast(Array, states)
+
+    def fill_states(self, circuit: Circuit, batch: Batch, out: Array) -> None:
+        """Write the final states into ``out``, (rows, 2**n) in the batch's complex dtype."""
+        target: Any = out
 
         def work(run: _Run, rows: slice, evaluations: slice) -> None:
             run.forward()
-            states[rows] = run.download()[:, : states.shape[1]]
+            run.turn(_compiled(circuit)[1])
+            if isinstance(target, DeviceArray):
+                run.copy_states(target.rows(rows))
+            else:
+                out[rows] = run.download()[:, : out.shape[1]]
 
-        self._run(circuit, batch, work)
-        phases = _compiled(circuit)[1]
-        if phases:
-            total = sum(angle.evaluate(batch.parameters, batch.inputs) for angle in phases)
-            states *= np.exp(1j * np.asarray(total)).astype(states.dtype).reshape(-1, 1)
-        return states
+        self._run(circuit, self._known(circuit, batch), work)
 
     def expectation(
         self, circuit: Circuit, batch: Batch, observables: Sequence[Observable]
     ) -> Array:
         """Return the expectation values, (rows, O)."""
         values = self._values(circuit, batch, tuple(observables), None)
-        return values.reshape(values.shape[1:])
+        return _delivered(batch, values.reshape(values.shape[1:]))
 
     def probabilities(self, circuit: Circuit, batch: Batch, wires: Sequence[int]) -> Array:
         """Return the marginal probabilities over ``wires``, in order, (rows, 2**len(wires))."""
@@ -515,8 +571,8 @@ class CuStateVecBackend(Backend):
             run.forward()
             found[rows] = run.probabilities(_bits(wires, circuit.n_qubits))
 
-        self._run(circuit, batch, work)
-        return found
+        self._run(circuit, self._known(circuit, batch), work)
+        return _delivered(batch, found)
 
     def adjoint(
         self,
@@ -530,6 +586,9 @@ class CuStateVecBackend(Backend):
         given = tuple(observables)
         slots = len(given) if cotangents is None else 1
         size = 2**circuit.n_qubits
+        weights = None
+        if cotangents is not None:
+            weights = self._host(batch, cotangents).astype(np.float64)
         values = np.empty((batch.rows, len(given)), batch.real_dtype)
         slopes = {
             "parameter": np.zeros((batch.rows, slots, circuit.n_parameters)),
@@ -543,7 +602,7 @@ class CuStateVecBackend(Backend):
         def work(run: _Run, rows: slice, evaluations: slice) -> None:
             run.forward()
             values[rows] = run.expectations(given)[0]
-            run.pull(given, None if cotangents is None else np.asarray(cotangents[rows], float))
+            run.pull(given, None if weights is None else weights[rows])
             for number, found in run.backward(kinds).items():
                 angle = run.gates[number].angle
                 assert angle is not None
@@ -552,14 +611,36 @@ class CuStateVecBackend(Backend):
                 pulled = run.download()[:, size : 2 * size]
                 states[rows] = 2 * pulled.reshape(run.batch.rows, slots, size)
 
-        self._run(circuit, batch, work, given, slots=slots, gradient=True)
+        self._run(circuit, self._known(circuit, batch), work, given, slots=slots, gradient=True)
         real = batch.real_dtype
-        return AdjointResult(
+        return self._derivatives(
+            batch,
             values,
             slopes["parameter"].astype(real) if "parameter" in kinds else None,
             slopes["input"].astype(real) if "input" in kinds else None,
             states,
         )
+
+    def weighted_shifts(
+        self,
+        circuit: Circuit,
+        batch: Batch,
+        observables: Sequence[Observable],
+        shifts: Sequence[tuple[Shift, ...]],
+        terms: Mapping[str, Sequence[Sequence[tuple[int, float]]]],
+    ) -> AdjointResult | None:
+        """Return weighted sums of shifted values, of arrays on the GPU; see ``Backend``."""
+        if batch.target is None:
+            return None
+        values = self.shifted_expectation(circuit, batch, observables, shifts)
+        sums: dict[str, Array] = {}
+        for name, columns in terms.items():
+            sums[name] = np.zeros((*values.shape[1:], len(columns)), batch.real_dtype)
+            for place, column in enumerate(columns):
+                for evaluation, weight in column:
+                    sums[name][:, :, place] += weight * values[evaluation]
+        found = sums.get("parameters"), sums.get("inputs")
+        return self._derivatives(batch, values[0], *found, None)
 
     def shifted_expectation(
         self,
@@ -569,6 +650,8 @@ class CuStateVecBackend(Backend):
         shifts: Sequence[tuple[Shift, ...]],
     ) -> Array:
         """Return expectation values with shifted angles, (len(shifts), rows, O)."""
+        if not shifts:
+            return np.empty((0, batch.rows, len(observables)), batch.real_dtype)
         by_angle: dict[tuple[int, int], list[int]] = {}
         compiled = _compiled(circuit)[0]
         for number, gate in enumerate(compiled):
@@ -596,8 +679,69 @@ class CuStateVecBackend(Backend):
             run.forward()
             values[evaluations, rows] = run.expectations(observables)
 
-        self._run(circuit, batch, work, observables, shifts=shifts)
+        self._run(circuit, self._known(circuit, batch), work, observables, shifts=shifts)
         return values
+
+    def _host(self, batch: Batch, array: Array) -> Array:
+        """Return an array, or a copy on the host of one on the GPU."""
+        given: Any = array
+        if not isinstance(given, DeviceArray):
+            return array
+        assert batch.target is not None
+        found: Array = np.empty(given.shape, given.dtype)
+        if found.nbytes:
+            self.device.download(found, given.address, batch.target.stream)
+        self.device.synchronize(batch.target.stream)
+        return found
+
+    def _known(self, circuit: Circuit, batch: Batch) -> Batch:
+        """Return the batch with its angles on the host, those of an encoding among the inputs."""
+        if batch.target is None:
+            return batch
+        columns: list[Array] = []
+        if batch.inputs is not None:
+            own = self._host(batch, batch.inputs).reshape(-1, batch.inputs.shape[-1])
+            columns.append(np.broadcast_to(own, (batch.rows, own.shape[1])))
+        if batch.encoding is not None and batch.features is not None:
+            turns = batch.encoding.angles(self._host(batch, batch.features), circuit.n_qubits)
+            columns.append(np.broadcast_to(turns, (batch.rows, turns.shape[1])))
+        return replace(
+            batch,
+            parameters=self._host(batch, batch.parameters).astype(np.float64),
+            inputs=np.concatenate(columns, axis=1).astype(np.float64) if columns else None,
+            features=None,
+        )
+
+    def _derivatives(
+        self,
+        batch: Batch,
+        values: Array,
+        parameters: Array | None,
+        inputs: Array | None,
+        states: Array | None,
+    ) -> AdjointResult:
+        """Return the result in the batch's terms: on the GPU, by what was given there."""
+        if batch.target is None:
+            return AdjointResult(values, parameters, inputs, states)
+
+        def rows(array: Array | None) -> Array:
+            assert array is not None, "only states and features have a derivative"
+            found = self._host(batch, array)
+            return np.broadcast_to(found, (batch.rows, found.shape[1]))
+
+        if states is not None:
+            encoding = Amplitude(normalize=batch.normalize)
+            states = encoding.pullback(rows(batch.states), states)
+        if inputs is not None and batch.encoding is not None:
+            by_angle = inputs[:, :, batch.n_own_inputs :]
+            states = batch.encoding.pullback(rows(batch.features), by_angle)
+            inputs = inputs[:, :, : batch.n_own_inputs] if batch.n_own_inputs else None
+        return AdjointResult(
+            _delivered(batch, values),
+            None if parameters is None else _delivered(batch, parameters),
+            None if inputs is None else _delivered(batch, inputs),
+            None if states is None else _delivered(batch, states.astype(_like(batch, states))),
+        )
 
     def _run(
         self,
@@ -613,7 +757,8 @@ class CuStateVecBackend(Backend):
         """Call ``work`` for chunks of rows and evaluations, each within half of the free memory."""
         per_item = _item_bytes(circuit, batch, observables, gradient)
         n_evaluations = 1 if shifts is None else len(shifts)
-        with self._lock:
+        stream = self.device.lanes[0] if batch.target is None else batch.target.stream
+        with self._lock, self.device.current():
             half = self.device.free_bytes() // 2
             room = half // per_item
             if room < slots:
@@ -623,24 +768,26 @@ class CuStateVecBackend(Backend):
                     f"{memory.format_bytes(per_item * slots)}; remedy: use fewer qubits or "
                     "observables, or precision='single'"
                 )
-            self.library.set_stream(self.device.stream)
+            self.library.set_stream(stream)
             rows = room // slots
             evaluations = max(1, room // min(rows, max(1, batch.rows)))
             for start in range(0, batch.rows, rows):
                 part = slice(start, min(start + rows, batch.rows))
                 for first in range(0, n_evaluations, evaluations):
                     some = slice(first, first + evaluations)
-                    with Arena(self.device) as arena:
+                    with Arena(self.device, stream) as arena:
                         run = _Run(
                             self.library,
                             arena,
                             circuit,
-                            batch.part(part),
+                            rows_of(batch, part),
                             slots=slots,
                             shifts=None if shifts is None else shifts[some],
                             gradient=gradient,
                         )
                         work(run, part, some)
+            # Arguments may be given back as soon as the call returns.
+            self.device.synchronize(stream)
 
 
 def _item_bytes(
@@ -653,6 +800,21 @@ def _item_bytes(
     matrices = sum(gate.matrix.size * itemsize + 16 for gate in rotations)
     terms = _terms(observables, circuit.n_qubits)
     pulled = sum(4 * itemsize * (1 if one.matrix is None else one.matrix.size) for one in terms)
-    given = 0 if batch.states is None else batch.states.nbytes // max(1, batch.rows)
+    given = 0
+    if batch.states is not None and batch.target is None:
+        given = batch.states.nbytes // max(1, batch.rows)
     results = 8 * (64 + 2 * len(observables) + (1 << circuit.n_qubits))
     return (itemsize << address_bits) + matrices + (pulled if gradient else 0) + given + results
+
+
+def _delivered(batch: Batch, array: Array) -> Array:
+    """Return a result, copied to the GPU where the batch wants it there."""
+    if batch.target is None:
+        return array
+    found: Any = batch.target.upload(array)
+    return cast(Array, found)
+
+
+def _like(batch: Batch, array: Array) -> Any:
+    """Return the batch's dtype for real or complex numbers."""
+    return batch.complex_dtype if array.dtype.kind == "c" else batch.real_dtype
