@@ -19,10 +19,12 @@ from test_cuda import ALL, LARGE, REFERENCE, depth_of, problem, slope_of
 from tolerance import assert_close
 
 pytest.importorskip("cuda.core", reason="the CUDA backend's device, which holds the memory")
+import test_device_arrays
 from emulator import Emulator, assert_all_is_given_back
+from test_device_arrays import emulate
 
 import qdp
-from qdp import gates
+from qdp import engine, gates
 from qdp.ansatz import ry_rz_ladder
 from qdp.backends import custatevec_library
 from qdp.backends.base import Batch
@@ -31,6 +33,7 @@ from qdp.backends.custatevec_library import CuStateVec, Matrices, States
 from qdp.circuit import Circuit, Observable
 from qdp.errors import BackendUnavailable, DeviceError
 
+__all__ = ["emulate"]  # a fixture
 STREAM = 7000
 
 
@@ -258,6 +261,58 @@ def test_derivatives_are_those_that_are_asked_for(emulated):
             if given is not None:
                 weight = 2 * max(observable.weight for observable in observables)
                 assert_close(given, getattr(expected, name), "double", weight * slope_of(circuit))
+
+
+# Arrays of a GPU
+
+
+@pytest.fixture(params=["torch", "dlpack"])
+def gpu(request, emulate):
+    """An emulated GPU, on which whoever asks for "cuda" gets cuStateVec."""
+    device = emulate().device
+    library = EmulatedLibrary(device)
+    backend = CuStateVecBackend(device, library)
+    named = engine._named_backend
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            engine, "_named_backend", lambda name: backend if "cuda" in name else named(name)
+        )
+        kinds = test_device_arrays.kinds_emulated(sys.modules["cupy"])
+        yield test_device_arrays.Gpu(kinds[request.param], backend, device)
+    assert not library.broken, library.broken[0]
+    assert "custatevecApplyMatrixBatched" in library.calls
+    backend.clear()
+    backend.library.close()
+
+
+@pytest.mark.parametrize("per_row", [False, True])
+def test_verbs_take_arrays_of_a_gpu(gpu, per_row):
+    test_device_arrays.test_verbs_give_the_numbers_of_numpy_arrays(gpu, per_row)
+
+
+@pytest.mark.parametrize("rows_axis", [True, False])
+@pytest.mark.parametrize(
+    ("encoding", "columns"), test_device_arrays.ENCODINGS, ids=lambda value: str(value)[:20]
+)
+def test_features_on_a_gpu(gpu, encoding, columns, rows_axis):
+    test_device_arrays.check_features(gpu, encoding, columns, rows_axis)
+
+
+@pytest.mark.parametrize("shared", ["nothing", "parameters", "states", "all"])
+def test_vjp_of_arrays_of_a_gpu(gpu, shared):
+    test_device_arrays.test_vjp_sums_what_rows_share(gpu, shared)
+
+
+def test_rows_of_a_gpu_that_cannot_be_used_become_nan(gpu):
+    test_device_arrays.test_rows_that_cannot_be_used_become_nan(gpu)
+
+
+def test_small_states_on_a_gpu(gpu):
+    # One qubit: states lie apart in the library's batch, and together in the result.
+    circuit = Circuit(1, [gates.RY(gates.parameter(0), 0), gates.GlobalPhase(gates.parameter(0))])
+    theta = np.array([[0.3], [-1.1], [2.0]])
+    found = gpu.read(qdp.state(circuit, gpu.wrap(theta)))
+    assert_close(found, qdp.state(circuit, theta, backend="reference"), "double")
 
 
 # How it runs
