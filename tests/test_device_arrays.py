@@ -469,8 +469,12 @@ def test_verbs_give_the_numbers_of_numpy_arrays(gpu, per_row):
     size = weight * slope_of(circuit)
     check(qdp.gradient, observables, wrt=wrt, size=size)
     check(qdp.gradient, observables[0], size=size, prune=True)
+    pruned = qdp.gradient(circuit, *given, "Z0", **on_gpu, prune=True)
+    expected = qdp.gradient(circuit, parameters, states, "Z0", **reference, prune=True)
+    assert np.array_equal(gpu.read(pruned) == 0, expected == 0)
     check(qdp.gradient, observables, method="parameter-shift", wrt=wrt[:2], size=size)
-    check(qdp.gradient, observables, method="finite-difference", size=1e7 * size)
+    # The same differences: rounding alone is left, over twice the step of 6e-6 radians.
+    check(qdp.gradient, observables, method="finite-difference", size=1e5 * size)
     found = qdp.sample(circuit, *given, shots=9, seed=4, **on_gpu)
     expected = qdp.sample(circuit, parameters, states, shots=9, seed=4, **reference)
     assert np.array_equal(gpu.read(found), expected)
@@ -594,12 +598,23 @@ def _by_gates(encoding):
 
 
 def test_basis_states_are_named_by_indices(gpu):
+    with pytest.raises(ValueError, match=r"expected n_qubits beside integers"):
+        qdp.encode(gpu.wrap(np.array([3, 0])), "basis")
     indices = np.array([3, 0, 31], np.int64)
     expected = qdp.encode(indices, "basis", N_QUBITS)
     assert_close(gpu.read(qdp.encode(gpu.wrap(indices), "basis", N_QUBITS)), expected, "double")
     found = gpu.read(qdp.encode(gpu.wrap(np.array([0, 32, -1])), "basis", N_QUBITS))
     assert np.isfinite(found[0]).all()
     assert np.isnan(found[1:]).all()
+
+
+def test_the_fewest_qubits_hold_the_features(gpu):
+    rows = np.random.default_rng(1).normal(size=(3, 5))
+    for given in (rows, rows[0]):
+        expected = qdp.encode(given, "amplitude", backend="reference")
+        assert_close(gpu.read(qdp.encode(gpu.wrap(given), "amplitude")), expected, "double")
+        expected = qdp.encode(given[..., :3], "angle", backend="reference")
+        assert_close(gpu.read(qdp.encode(gpu.wrap(given[..., :3]), "angle")), expected, "double")
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64", "complex64", "complex128"])
@@ -766,7 +781,7 @@ def test_states_are_encoded_into_a_buffer(emulated):
     expected = qdp.encode(rows, "amplitude", 3, precision="single", backend="reference")
     buffer = np.full((3, 8), np.nan, np.complex64)
     out = emulated.kind.wrap(buffer)
-    assert qdp.encode(emulated.wrap(rows), "amplitude", 3, out=out) is out
+    assert qdp.encode(emulated.wrap(rows), "amplitude", out=out) is out
     emulated.emulator.synchronize_all()
     assert_close(buffer, expected, "single")
     assert emulated.emulator.count("download") == emulated.emulator.count("copy") == 0
@@ -776,6 +791,11 @@ def test_states_are_encoded_into_a_buffer(emulated):
         qdp.encode(emulated.wrap(rows), "amplitude", 3, out=single)
     with pytest.raises(ValueError, match=r"precision: expected 'single', that of out, got 'dou"):
         qdp.encode(emulated.wrap(rows), "amplitude", 3, out=out, precision="double")
+    emulated.emulator.synchronize_all()
+    buffer[:] = np.nan
+    assert qdp.encode(rows, "amplitude", out=out) is out  # copied there and encoded
+    emulated.emulator.synchronize_all()
+    assert_close(buffer, expected, "single")
     with pytest.raises(TypeError, match=r"out: expected dtype complex128, complex64 on cuda:0"):
         qdp.encode(emulated.wrap(rows), "amplitude", 3, out=emulated.wrap(rows))
     emulated.emulator.synchronize_all()
@@ -960,7 +980,7 @@ def test_chunks_fit_the_free_memory(emulate):
     ("what", "at"),
     [
         *(("launch", at) for at in (1, 3, 8)),
-        *(("upload", at) for at in (1, 20, 25)),
+        *(("upload", at) for at in (1, 14, 21)),
         *(("download", at) for at in (1, 3, 4)),
         *(("allocate", at) for at in (1, 20, 40)),
         *(("pin", at) for at in (1, 2)),
@@ -985,9 +1005,6 @@ def test_an_error_in_the_middle_gives_everything_back(emulate, monkeypatch, what
     with pytest.raises(DeviceError, match="not to be"):
         qdp.expectation(*given, **run)
     gc.collect()
-    kept = sum(one.n_bytes for one in backend._keeper._kept.values())
-    emulator.synchronize_all()
-    assert sum(one.nbytes for one in emulator.allocated.values()) <= kept + 8 * 200
     assert_all_is_given_back(backend)
     # And the next call is none the worse.
     found = qdp.expectation(*given, **run)
@@ -1314,6 +1331,5 @@ def test_layouts_and_dtypes_that_cannot_be_read_in_place_are_refused(emulate):
 
     with pytest.raises(TypeError, match=r"parameters: Broken on cuda:0 could not be read.*elsewh"):
         qdp.expectation(circuit, Broken(np.ones(6)), None, "Z0")
-    one_row = Producer(np.ones((1, 6)))
-    one_row.array.strides = (8, 8)
+    one_row = Producer(np.lib.stride_tricks.as_strided(np.ones((1, 6)), strides=(8, 8)))
     assert qdp.expectation(circuit, one_row, None, "Z0").shape == (1,)

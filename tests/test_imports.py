@@ -54,7 +54,18 @@ UPWARD = {
     ("planner", "backends.cpu"),
     ("loader", "adapters.torch_dataset"),
 }
-FRAMEWORKS = ["torch", "pennylane", "scipy", "pandas", "sklearn", "matplotlib", "jax", "qiskit"]
+FRAMEWORKS = [
+    "torch",
+    "pennylane",
+    "scipy",
+    "pandas",
+    "sklearn",
+    "matplotlib",
+    "jax",
+    "qiskit",
+    "cuda",
+    "cupy",
+]
 NAMES = [
     "Amplitude",
     "Angle",

@@ -1123,9 +1123,14 @@ def _encode_on_device(
     place: Place,
 ) -> Any:
     engine, target = _device_backend(backend, place)
-    if n_qubits is None:
-        shape = np.shape(rows)
-        n_qubits = encoding.fewest_qubits(np.zeros((0, *shape[-1:]) if shape else ()))
+    if device_arrays.on_device(rows):
+        rows = target.take(rows, f"{encoding.name} encoding", (*arrays.NATIVE_DTYPES, np.int64))
+    if n_qubits is None and isinstance(rows, DeviceArray):
+        # As many columns in no rows; indices of basis states have none.
+        no_rows = np.zeros((0, *rows.shape[-1:])[: 1 if isinstance(encoding, Basis) else 2])
+        n_qubits = encoding.fewest_qubits(no_rows)
+    elif n_qubits is None:
+        n_qubits = encoding.fewest_qubits(encoding.as_rows(rows)[0])
     n_qubits = operator.index(n_qubits)
     encodings.require_qubit_count(n_qubits)
     filled = None

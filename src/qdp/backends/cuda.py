@@ -459,6 +459,7 @@ class CudaBackend(DeviceBackend):
         self.device = device if isinstance(device, Device) else CudaDevice(device)
         self._keeper = _Keeper(self.device)
         self._pinned: list[NDArray[np.uint8]] = []
+        self._pinned_lock = threading.Lock()
 
     @property
     def memory(self) -> Memory:
@@ -468,8 +469,7 @@ class CudaBackend(DeviceBackend):
     def clear(self) -> None:
         """Give back the device's and the pinned memory that is kept for calls to come."""
         self._keeper.clear()
-        while self._pinned:
-            self.device.unpin(self._pinned.pop())
+        self._unpin(0)
 
     def encoder(self, encoding: Encoding) -> Fill | None:
         """Return the loop from features to states on the device, None for indices."""
@@ -700,15 +700,21 @@ class CudaBackend(DeviceBackend):
                 with contextlib.suppress(DeviceError):
                     self.device.synchronize(staging.stream)
                 self._pinned.append(staging.buffer)
-            while len(self._pinned) > 2:
-                self.device.unpin(self._pinned.pop(0))
+            self._unpin(len(self.device.lanes))
 
     def _pinned_memory(self, n_bytes: int) -> NDArray[np.uint8]:
         """Return pinned memory, that of an earlier call if it is large enough."""
-        for number, buffer in enumerate(self._pinned):
-            if len(buffer) >= n_bytes:
-                return self._pinned.pop(number)
+        with self._pinned_lock:
+            for number, buffer in enumerate(self._pinned):
+                if len(buffer) >= n_bytes:
+                    return self._pinned.pop(number)
         return self.device.pin(n_bytes)
+
+    def _unpin(self, most: int) -> None:
+        """Keep at most so many pinned buffers for later calls, the latest."""
+        with self._pinned_lock:
+            while len(self._pinned) > most:
+                self.device.unpin(self._pinned.pop(0))
 
     def _fill_amplitudes(self, encoding: Amplitude, features: Array, out: Array) -> bool:
         if not encoding.normalize:

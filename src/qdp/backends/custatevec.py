@@ -34,7 +34,7 @@ from qdp.device_arrays import DeviceArray, Memory, Target
 from qdp.encodings import Amplitude, Encoding, Fill
 from qdp.errors import BackendUnavailable
 from qdp.gates import Angle, Matrix
-from qdp.program import composed_angle, slotted_primitives
+from qdp.program import Place, compile_program, composed_angle, slotted_primitives
 
 # Pauli words on more wires are turned into a Z on one of them, by gates before and after.
 _MOST_DENSE_WIRES = 3
@@ -126,13 +126,17 @@ def _n_bytes(compiled: tuple[tuple[_Gate, ...], tuple[Angle, ...]]) -> int:
 
 
 @memory.cached_by_bytes(_n_bytes, 64 * 2**20)
-def _compiled(circuit: Circuit) -> tuple[tuple[_Gate, ...], tuple[Angle, ...]]:
-    """Return the calls of a circuit, and the angles whose sum is its global phase."""
+def _compiled(
+    circuit: Circuit, skip: frozenset[Place] = frozenset()
+) -> tuple[tuple[_Gate, ...], tuple[Angle, ...]]:
+    """Return the calls of a circuit, without some primitives, and the angles of its phase."""
     n_qubits = circuit.n_qubits
     found: list[_Gate] = []
     phases: list[Angle] = []
     for number, operation in enumerate(circuit.operations):
-        for primitive in slotted_primitives(operation):
+        for part, primitive in enumerate(slotted_primitives(operation)):
+            if (number, part) in skip:
+                continue
             match primitive:
                 case gates.Clifford(name, wires):
                     matrix, n_controls = _CLIFFORDS[name]
@@ -162,6 +166,15 @@ def _compiled(circuit: Circuit) -> tuple[tuple[_Gate, ...], tuple[Angle, ...]]:
                 case gates.Diagonal(diagonal, wires):
                     found.append(_Gate(diagonal, _bits(wires, n_qubits)))
     return tuple(found), tuple(phases)
+
+
+def _gates(
+    circuit: Circuit, batch: Batch, observables: tuple[Observable, ...]
+) -> tuple[_Gate, ...]:
+    """Return the calls of a circuit, of which a batch may leave out what changes no value."""
+    if batch.prune and observables:
+        return _compiled(circuit, compile_program(circuit, observables, False, True).pruned)[0]
+    return _compiled(circuit)[0]
 
 
 @functools.lru_cache(maxsize=256)
@@ -212,7 +225,8 @@ class _Run:
         self,
         library: CuStateVec,
         arena: Arena,
-        circuit: Circuit,
+        n_qubits: int,
+        parts: tuple[_Gate, ...],
         batch: Batch,
         *,
         slots: int = 1,
@@ -220,15 +234,15 @@ class _Run:
         gradient: bool = False,
     ) -> None:
         self.library, self.arena, self.batch = library, arena, batch
-        self.n_qubits, self.slots, self.shifts = circuit.n_qubits, slots, shifts
+        self.n_qubits, self.slots, self.shifts = n_qubits, slots, shifts
         self.evaluations = 1 if shifts is None else len(shifts)
         self.n_items = self.evaluations * batch.rows * slots
         self.dtype = np.dtype(batch.complex_dtype)
-        self.address_bits = _address_bits(circuit.n_qubits, self.dtype.itemsize, gradient)
+        self.address_bits = _address_bits(n_qubits, self.dtype.itemsize, gradient)
         self._scratch = (0, 0)
         self._indices: dict[tuple[int, int], int] = {}
         self.psi = load_states(arena, batch, self.address_bits, self.n_items, slots)
-        self.gates = _compiled(circuit)[0]
+        self.gates = parts
         self.matrices = self._put_matrices()
 
     # Memory
@@ -653,7 +667,7 @@ class CuStateVecBackend(DeviceBackend):
         if not shifts:
             return np.empty((0, batch.rows, len(observables)), batch.real_dtype)
         by_angle: dict[tuple[int, int], list[int]] = {}
-        compiled = _compiled(circuit)[0]
+        compiled = _gates(circuit, batch, tuple(observables))
         for number, gate in enumerate(compiled):
             by_angle.setdefault((gate.operation, gate.slot), []).append(number)
         added = np.zeros((len(shifts), len(compiled)))
@@ -755,7 +769,8 @@ class CuStateVecBackend(DeviceBackend):
         gradient: bool = False,
     ) -> None:
         """Call ``work`` for chunks of rows and evaluations, each within half of the free memory."""
-        per_item = _item_bytes(circuit, batch, observables, gradient)
+        parts = _gates(circuit, batch, observables)
+        per_item = _item_bytes(circuit.n_qubits, parts, batch, observables, gradient)
         n_evaluations = 1 if shifts is None else len(shifts)
         stream = self.device.lanes[0] if batch.target is None else batch.target.stream
         with self._lock, self.device.current():
@@ -779,7 +794,8 @@ class CuStateVecBackend(DeviceBackend):
                         run = _Run(
                             self.library,
                             arena,
-                            circuit,
+                            circuit.n_qubits,
+                            parts,
                             rows_of(batch, part),
                             slots=slots,
                             shifts=None if shifts is None else shifts[some],
@@ -791,19 +807,23 @@ class CuStateVecBackend(DeviceBackend):
 
 
 def _item_bytes(
-    circuit: Circuit, batch: Batch, observables: tuple[Observable, ...], gradient: bool
+    n_qubits: int,
+    parts: tuple[_Gate, ...],
+    batch: Batch,
+    observables: tuple[Observable, ...],
+    gradient: bool,
 ) -> int:
     """Return the bytes of device memory that an item may need: states, matrices, results."""
     itemsize = np.dtype(batch.complex_dtype).itemsize
-    address_bits = _address_bits(circuit.n_qubits, itemsize, gradient)
-    rotations = [gate for gate in _compiled(circuit)[0] if gate.angle is not None]
+    address_bits = _address_bits(n_qubits, itemsize, gradient)
+    rotations = [gate for gate in parts if gate.angle is not None]
     matrices = sum(gate.matrix.size * itemsize + 16 for gate in rotations)
-    terms = _terms(observables, circuit.n_qubits)
+    terms = _terms(observables, n_qubits)
     pulled = sum(4 * itemsize * (1 if one.matrix is None else one.matrix.size) for one in terms)
     given = 0
     if batch.states is not None and batch.target is None:
         given = batch.states.nbytes // max(1, batch.rows)
-    results = 8 * (64 + 2 * len(observables) + (1 << circuit.n_qubits))
+    results = 8 * (64 + 2 * len(observables) + (1 << n_qubits))
     return (itemsize << address_bits) + matrices + (pulled if gradient else 0) + given + results
 
 

@@ -395,7 +395,9 @@ class CudaDevice(Device):
     def free_bytes(self) -> int:
         """Return the bytes that are free, on the device or in the pool."""
         free, _ = self._checked("cuMemGetInfo")
-        pool = self._pool.attributes
+        pool = getattr(self._pool, "attributes", None)
+        if pool is None:  # a device without memory pools
+            return int(free)
         return int(free) + int(pool.reserved_mem_current) - int(pool.used_mem_current)
 
     @_in_context
