@@ -389,40 +389,39 @@ class _Run:
         """Return the values of observables, (evaluations, rows, observables)."""
         states = self.view(self.n_qubits, step=self.slots)
         values = np.zeros((states.count, len(observables)))
-        dense: dict[tuple[int, ...], dict[int, Matrix]] = {}
+        # What lies on the same bits is one call, a matrix for each observable.
+        dense: dict[tuple[Any, ...], dict[int, Matrix]] = {}
         projectors: dict[tuple[int, ...], list[_Term]] = {}
         for term in _terms(observables, self.n_qubits):
             if term.matrix is None:
                 projectors.setdefault(term.bits, []).append(term)
-            elif term.before:
-                self.apply_constants(term.before, self.n_qubits)
-                found = self._expectations(states, term.matrix[None], term.bits)[:, 0]
-                values[:, term.observable] += term.coefficient * found
-                self.apply_constants(_undone(term.before), self.n_qubits)
             else:
-                sums = dense.setdefault(term.bits, {})
+                sums = dense.setdefault((term.bits, term.before), {})
                 scaled = term.coefficient * term.matrix
                 sums[term.observable] = sums.get(term.observable, 0) + scaled
-        for bits, by_observable in dense.items():
-            found = self._expectations(states, np.array(list(by_observable.values())), bits)
-            values[:, list(by_observable)] += found
+        found = np.empty((sum(map(len, dense.values())), states.count), np.complex128)
+        with Arena(self.arena.device, self.arena.stream) as arena:
+            address = arena.empty(found.nbytes)
+            begin = address
+            for (bits, before), sums in dense.items():
+                self.apply_constants(before, self.n_qubits)
+                matrices = np.array(list(sums.values()), self.dtype)
+                put = Matrices(arena.put(matrices), len(sums))
+                self.library.expectations(states, put, bits, begin, self.workspace)
+                begin += 16 * states.count * len(sums)
+                self.apply_constants(_undone(before), self.n_qubits)
+            self.fetch(found, address)
+        first = 0
+        for sums in dense.values():
+            block = found[first : first + len(sums)].real.reshape(states.count, len(sums))
+            values[:, list(sums)] += block
+            first += len(sums)
         for bits, terms in projectors.items():
-            found = self.probabilities(bits)
+            weights = self.probabilities(bits)
             for term in terms:
                 outcome = sum(value << place for place, value in enumerate(term.values))
-                values[:, term.observable] += term.coefficient * found[:, outcome]
+                values[:, term.observable] += term.coefficient * weights[:, outcome]
         return values.reshape(self.evaluations, self.batch.rows, len(observables))
-
-    def _expectations(
-        self, states: States, matrices: Matrix, bits: Sequence[int]
-    ) -> NDArray[np.float64]:
-        found = np.empty((states.count, len(matrices)), np.complex128)
-        with Arena(self.arena.device, self.arena.stream) as arena:
-            values = arena.empty(found.nbytes)
-            put = Matrices(arena.put(matrices.astype(self.dtype)), len(matrices))
-            self.library.expectations(states, put, bits, values, self.workspace)
-            self.fetch(found, values)
-        return found.real
 
     def pull(
         self, observables: tuple[Observable, ...], cotangents: NDArray[np.float64] | None
@@ -823,7 +822,7 @@ def _item_bytes(
     given = 0
     if batch.states is not None and batch.target is None:
         given = batch.states.nbytes // max(1, batch.rows)
-    results = 8 * (64 + 2 * len(observables) + (1 << n_qubits))
+    results = 16 * len(terms) + (8 << n_qubits)
     return (itemsize << address_bits) + matrices + (pulled if gradient else 0) + given + results
 
 
