@@ -6,6 +6,7 @@ with the reference; and a machine without the library, or with an old one, is to
 import ctypes
 import gc
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -385,6 +386,16 @@ def test_a_failing_call_is_named_and_memory_given_back(emulated, machine, status
     expected = REFERENCE.expectation(circuit, batch, observables)
     weight = max(observable.weight for observable in observables)
     assert_close(emulated.expectation(circuit, batch, observables), expected, "double", weight)
+
+
+def test_threads_take_turns(emulated):
+    circuit, batch, observables = problem("uploading", 5, "float64", True)
+    expected = emulated.adjoint(circuit, batch, observables, ALL)
+    with ThreadPoolExecutor(4) as pool:
+        tasks = [pool.submit(emulated.adjoint, circuit, batch, observables, ALL) for _ in range(8)]
+    for task in tasks:
+        assert np.array_equal(task.result().parameters, expected.parameters)
+        assert np.array_equal(task.result().states, expected.states)
 
 
 def test_the_handle_goes_with_the_backend(machine):

@@ -90,8 +90,10 @@ class _Gate:
 
 @dataclass(frozen=True, eq=False)
 class _Term:
-    """A part of an observable: a matrix on ``bits`` between gates and their inverses, or, with
-    ``matrix`` None, the projector on ``values`` of ``bits``."""
+    """A part of an observable: a matrix on ``bits``, behind gates that are undone afterwards.
+
+    Without a matrix it is the projector on ``values`` of ``bits``.
+    """
 
     observable: int
     coefficient: float
@@ -281,14 +283,20 @@ class _Run:
             self.arena.device.download(array, address, self.arena.stream)
         self.arena.device.synchronize(self.arena.stream)
 
-    def copy_states(self, out: DeviceArray) -> None:
-        """Copy the states to an array on the device, (items, 2**n)."""
-        if self.address_bits == self.n_qubits:
-            self.arena.device.copy(out.address, self.psi, out.nbytes, self.arena.stream)
-            return
-        # States that lie apart are a few numbers each.
-        states = np.ascontiguousarray(self.download()[:, : 1 << self.n_qubits])
-        self.arena.device.upload(out.address, states, self.arena.stream)
+    def copy_states(self, out: Array | DeviceArray) -> None:
+        """Copy the states to (items, 2**n) on the host or on the device."""
+        # States that lie apart are a few numbers each: they go through the host.
+        apart, size = self.address_bits > self.n_qubits, 1 << self.n_qubits
+        device, stream = self.arena.device, self.arena.stream
+        if isinstance(out, DeviceArray):
+            if apart:
+                device.upload(out.address, np.ascontiguousarray(self.download()[:, :size]), stream)
+            else:
+                device.copy(out.address, self.psi, out.nbytes, stream)
+        elif apart or not out.flags.c_contiguous:
+            out[...] = self.download()[:, :size]
+        else:
+            self.fetch(out, self.psi)
 
     def _put_matrices(self) -> list[Matrices]:
         """Put the matrices of all gates onto the device, in one copy."""
@@ -562,10 +570,7 @@ class CuStateVecBackend(DeviceBackend):
         def work(run: _Run, rows: slice, evaluations: slice) -> None:
             run.forward()
             run.turn(_compiled(circuit)[1])
-            if isinstance(target, DeviceArray):
-                run.copy_states(target.rows(rows))
-            else:
-                out[rows] = run.download()[:, : out.shape[1]]
+            run.copy_states(target.rows(rows) if isinstance(target, DeviceArray) else out[rows])
 
         self._run(circuit, self._known(circuit, batch), work)
 
@@ -785,10 +790,13 @@ class CuStateVecBackend(DeviceBackend):
             self.library.set_stream(stream)
             rows = room // slots
             evaluations = max(1, room // min(rows, max(1, batch.rows)))
-            for start in range(0, batch.rows, rows):
-                part = slice(start, min(start + rows, batch.rows))
-                for first in range(0, n_evaluations, evaluations):
-                    some = slice(first, first + evaluations)
+            chunks = (
+                (slice(start, min(start + rows, batch.rows)), slice(first, first + evaluations))
+                for start in range(0, batch.rows, rows)
+                for first in range(0, n_evaluations, evaluations)
+            )
+            try:
+                for part, some in chunks:
                     with Arena(self.device, stream) as arena:
                         run = _Run(
                             self.library,
@@ -801,8 +809,9 @@ class CuStateVecBackend(DeviceBackend):
                             gradient=gradient,
                         )
                         work(run, part, some)
-            # Arguments may be given back as soon as the call returns.
-            self.device.synchronize(stream)
+            finally:
+                # Whoever gave the arrays may give their memory to others once this returns.
+                self.device.synchronize(stream)
 
 
 def _item_bytes(
