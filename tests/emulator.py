@@ -73,6 +73,7 @@ class Emulator(device.Device):
 
     lanes = (101, 102)
     keeper = 103
+    feeder = 104
 
     def __init__(
         self, libraries, shared_bytes, backwards=False, free=2**30, ordinal=0, eager=False

@@ -310,18 +310,19 @@ class _Kept:
     def __init__(self, device: Device, arrays: Mapping[str, Array]) -> None:
         self.n_bytes = sum(array.nbytes for array in arrays.values())
         self.addresses: dict[str, int] = {}
-        arena = Arena(device, device.keeper)
-        # Runs make the keeper wait for them, so that freeing on it comes after their last use.
+        arena = Arena(device, device.feeder)
         self._free = weakref.finalize(self, arena.__exit__)
         self._free.atexit = False
         try:
             for name, array in arrays.items():
                 self.addresses[name] = arena.put(array)
-            # Whatever stream comes later finds the arrays complete.
-            device.synchronize(device.keeper)
+            # Whatever stream comes later finds the arrays complete. Nothing else is waited for.
+            device.synchronize(device.feeder)
         except BaseException:
             self._free()
             raise
+        # Runs make the keeper wait for them, so that freeing on it comes after their last use.
+        arena.stream = device.keeper
 
 
 class _Keeper:

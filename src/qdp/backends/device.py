@@ -44,14 +44,15 @@ class Device(ABC):
     """Memory that kernels work on, and the means to run them, in the order of each stream.
 
     Streams are the driver's handles. ``lanes`` are two of the device's own, for work whose caller
-    has none; memory that outlives a call is allocated and freed on ``keeper``, which waits for
-    those that used it.
+    has none; memory that outlives a call is freed on ``keeper``, which waits for those that used
+    it, and what is kept for later calls is brought on ``feeder``, which waits for nobody.
     """
 
     ordinal: int
     shared_bytes: int
     lanes: tuple[int, int]
     keeper: int
+    feeder: int
 
     def current(self) -> contextlib.AbstractContextManager[None]:
         """Make the device's context the thread's own, for a library that works in that."""
@@ -357,9 +358,9 @@ class CudaDevice(Device):
         self._context = self._checked("cuCtxGetCurrent")
         self._core = core
         self.ordinal = ordinal
-        self._streams = [self._device.create_stream() for _ in range(3)]
-        first, second, keeper = (int(stream.handle) for stream in self._streams)
-        self.lanes, self.keeper = (first, second), keeper
+        self._streams = [self._device.create_stream() for _ in range(4)]
+        first, second, self.keeper, self.feeder = (int(one.handle) for one in self._streams)
+        self.lanes = (first, second)
         # Memory that was given back to the pool stays there for the next call.
         self._pool = self._device.memory_resource
         self._kernels: dict[tuple[str, str], Any] = {}
