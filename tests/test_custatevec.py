@@ -5,9 +5,12 @@ with the reference; and a machine without the library, or with an old one, is to
 
 import ctypes
 import gc
+import importlib.util
+import re
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -179,6 +182,32 @@ def test_the_emulation_notices_broken_promises(machine):
     with pytest.raises(DeviceError, match="destroyed before"):
         apply()()
     machine.broken.clear()
+
+
+SCALARS = {
+    "uint32_t": ctypes.c_uint32, "int32_t": ctypes.c_int32, "size_t": ctypes.c_size_t,
+    "custatevecIndex_t": ctypes.c_int64, "custatevecHandle_t": ctypes.c_void_p,
+    "cudaStream_t": ctypes.c_void_p,
+}  # fmt: skip
+
+
+def test_signatures_are_those_of_the_header():
+    package = importlib.util.find_spec("cuquantum")
+    folders = [] if package is None else package.submodule_search_locations or []
+    headers = [Path(folder) / "include" / "custatevec.h" for folder in folders]
+    if not any(header.exists() for header in headers):
+        pytest.skip("custatevec.h comes with the wheel of cuStateVec")
+    text = next(header for header in headers if header.exists()).read_text(encoding="utf-8")
+    text = re.sub(r"/\*.*?\*/|//[^\n]*", "", text, flags=re.DOTALL)
+    for name, (_, arguments) in custatevec_library.SIGNATURES.items():
+        found = re.search(rf"\b{name}\s*\(([^)]*)\)", text)[1].split(",")
+        declared = [re.sub(r"\bconst\b", "", one).split() for one in found if one.strip()]
+        assert len(declared) == len(arguments), name
+        for (kind, *_), given in zip(declared, arguments, strict=True):
+            base = kind.rstrip("*")
+            expected = SCALARS.get(base, ctypes.c_int)
+            pointers = (ctypes.c_void_p, ctypes.POINTER(expected))
+            assert given in (pointers if "*" in kind else (expected,)), (name, kind)
 
 
 # The backend agrees with the reference
