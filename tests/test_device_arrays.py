@@ -859,7 +859,9 @@ def test_structure_stays_on_the_device(emulate):
     }
     again = uploads(circuit)
     # Rows, parameters and inputs are the caller's; all else was there.
-    assert again == 3 < first
+    assert again == 3
+    # What is kept is packed: a copy each for the structure and the terms of the derivative.
+    assert first == 3 + 2
     parameters = parameters + 1
     assert uploads(circuit) == 3
     assert uploads(circuit, prune=True) > 3
@@ -985,9 +987,9 @@ def test_chunks_fit_the_free_memory(emulate):
     ("what", "at"),
     [
         *(("launch", at) for at in (1, 3, 8)),
-        *(("upload", at) for at in (1, 14, 21)),
+        *(("upload", at) for at in (1, 5, 12)),
         *(("download", at) for at in (1, 3, 4)),
-        *(("allocate", at) for at in (1, 20, 40)),
+        *(("allocate", at) for at in (1, 6, 20)),
         *(("pin", at) for at in (1, 2)),
         ("order", 2),
     ],

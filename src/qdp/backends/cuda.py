@@ -59,6 +59,8 @@ _MOST_DENSE_BITS = 28
 # What is kept on the device between calls, and pinned memory for a chunk of rows, both ways.
 _MOST_KEPT_BYTES = 256 * 2**20
 _STAGED_BYTES = 64 * 2**20
+# What is kept under one key is one piece of memory, whose arrays begin at multiples of this.
+_ALIGNED_BYTES = 256
 # Arrays that go through pinned memory begin at multiples of 16 bytes.
 _STAGED_SLACK = 512
 
@@ -308,19 +310,26 @@ class _Kept:
     """Arrays on the device that live as long as this object, and until those who used them end."""
 
     def __init__(self, device: Device, arrays: Mapping[str, Array]) -> None:
-        self.n_bytes = sum(array.nbytes for array in arrays.values())
-        self.addresses: dict[str, int] = {}
+        firsts: dict[str, int] = {}
+        self.n_bytes = 0
+        for name, array in arrays.items():
+            firsts[name] = self.n_bytes
+            self.n_bytes += -(-array.nbytes // _ALIGNED_BYTES) * _ALIGNED_BYTES
+        packed = np.zeros(self.n_bytes, np.uint8)
+        for name, array in arrays.items():
+            place = packed[firsts[name] : firsts[name] + array.nbytes]
+            place[:] = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
         arena = Arena(device, device.feeder)
         self._free = weakref.finalize(self, arena.__exit__)
         self._free.atexit = False
         try:
-            for name, array in arrays.items():
-                self.addresses[name] = arena.put(array)
+            start = arena.put(packed)
             # Whatever stream comes later finds the arrays complete. Nothing else is waited for.
             device.synchronize(device.feeder)
         except BaseException:
             self._free()
             raise
+        self.addresses = {name: start + first for name, first in firsts.items()}
         # Runs make the keeper wait for them, so that freeing on it comes after their last use.
         arena.stream = device.keeper
 
@@ -331,24 +340,27 @@ class _Keeper:
     def __init__(self, device: Device) -> None:
         self._device = device
         self._kept: OrderedDict[Hashable, _Kept] = OrderedDict()
+        self._n_bytes = 0
         self._lock = threading.Lock()
 
     def get(self, key: Hashable, make: Callable[[], Mapping[str, Array]]) -> _Kept:
         """Return what was kept under a key, or put what ``make`` returns onto the device."""
         with self._lock:
             found = self._kept.get(key)
-            if found is None:
-                found = self._kept[key] = _Kept(self._device, make())
-            self._kept.move_to_end(key)
-            total = sum(one.n_bytes for one in self._kept.values())
-            while total > _MOST_KEPT_BYTES and len(self._kept) > 1:
-                total -= self._kept.popitem(last=False)[1].n_bytes
+            if found is not None:
+                self._kept.move_to_end(key)
+                return found
+            found = self._kept[key] = _Kept(self._device, make())
+            self._n_bytes += found.n_bytes
+            while self._n_bytes > _MOST_KEPT_BYTES and len(self._kept) > 1:
+                self._n_bytes -= self._kept.popitem(last=False)[1].n_bytes
             return found
 
     def clear(self) -> None:
         """Forget all, which gives it back once nobody uses it."""
         with self._lock:
             self._kept.clear()
+            self._n_bytes = 0
 
 
 # Runs
@@ -750,9 +762,8 @@ class CudaBackend(DeviceBackend):
 class _Chunks:
     """Queues the work of chunks of rows of one run.
 
-    ``keep`` puts arrays onto the device for this run and later ones; ``shifts`` are there too, of
-    ``n_evaluations``. ``slots`` observables are differentiated one by one. What is ``held`` must
-    outlive the run.
+    ``keep`` puts arrays onto the device for this run and later ones; what is ``held`` of them must
+    outlive the run. ``slots`` observables are differentiated one by one.
     """
 
     structure: _Structure
@@ -993,18 +1004,23 @@ class _Chunks:
             else:
                 launch["outputs"] = arena.result(outputs.states)
                 launch("pull_back", launch["n_items"], _MOST_THREADS, _PENDING_BYTES)
-        own, of_features = _chained(_rotation_terms(program, "input"), batch)
         launch["term_stride"], launch["slot_stride"] = 1, launch["n_targets"]
         launch["row_stride"] = self.slots * launch["n_targets"]
         launch["term_end"] = launch["n_rotations"]
-        for terms, target in (
-            (_plain(_rotation_terms(program, "parameter")), outputs.parameters),
-            (own, outputs.inputs),
-            (of_features, outputs.states if batch.features is not None else None),
+        chained = partial(_chained_slopes, program, batch)
+        for name, terms, target in (
+            (
+                "parameters",
+                lambda: _plain(_rotation_terms(program, "parameter")),
+                outputs.parameters,
+            ),
+            ("inputs", lambda: chained()[0], outputs.inputs),
+            ("features", lambda: chained()[1], None if batch.features is None else outputs.states),
         ):
             if target is not None:
                 launch["outputs"] = arena.result(target)
-                self._accumulate(launch, terms, target.shape[2])
+                key = (name, batch.encoding, batch.n_own_inputs)
+                self._accumulate(launch, key, terms, target.shape[2])
 
     def _add_up(self, launch: _Launcher, terms: Terms, n_outputs: int, part: slice) -> None:
         """Add weighted values of some evaluations to the columns of each row and observable."""
@@ -1016,22 +1032,14 @@ class _Chunks:
         launch["term_stride"], launch["slot_stride"] = launch["rows"] * n_targets, 1
         launch["row_stride"] = n_targets
         launch["term_begin"], launch["term_end"] = part.start, part.stop
-        self._accumulate(launch, terms, n_outputs)
+        self._accumulate(launch, tuple(map(tuple, terms)), lambda: terms, n_outputs)
         launch.call[...] = told
 
-    def _accumulate(self, launch: _Launcher, terms: Terms, n_outputs: int) -> None:
-        frozen = tuple(map(tuple, terms))
-        assert len(frozen) == n_outputs, "a column of terms for each output"
-        flat = [term for column in frozen for term in column]
-        found = self.address(
-            ("terms", frozen),
-            lambda: {
-                "first_terms": np.cumsum([0, *map(len, frozen)], dtype=np.int64),
-                "terms": np.array([number for number, _, _ in flat], np.int64),
-                "scales": np.array([scale for _, scale, _ in flat], np.float64),
-                "factors": np.array([factor for _, _, factor in flat], np.int64),
-            },
-        )
+    def _accumulate(
+        self, launch: _Launcher, key: Hashable, terms: Callable[[], Terms], n_outputs: int
+    ) -> None:
+        """Add up the terms of each output, which stay on the device under a key."""
+        found = self.address(("terms", key), lambda: _term_arrays(terms()))
         for name, address in found.items():
             launch[name] = address
         launch["n_outputs"] = n_outputs
@@ -1091,6 +1099,21 @@ def _rotation_terms(program: Program, kind: str) -> list[list[tuple[int, float]]
         if rotation.angle.kind == kind:
             terms[rotation.angle.index].append((number, rotation.angle.scale))
     return terms
+
+
+def _term_arrays(terms: Terms) -> dict[str, Array]:
+    """Return terms as the kernel reads them."""
+    flat = [term for column in terms for term in column]
+    return {
+        "first_terms": np.cumsum([0, *map(len, terms)], dtype=np.int64),
+        "terms": np.array([number for number, _, _ in flat], np.int64),
+        "scales": np.array([scale for _, scale, _ in flat], np.float64),
+        "factors": np.array([factor for _, _, factor in flat], np.int64),
+    }
+
+
+def _chained_slopes(program: Program, batch: Batch) -> tuple[Terms, Terms]:
+    return _chained(_rotation_terms(program, "input"), batch)
 
 
 def _plain(terms: Sequence[Sequence[tuple[int, float]]]) -> Terms:
