@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The cuStateVec backend: circuits as batched calls of NVIDIA's library, over the device memory of
 ``device.py`` and states that the kernels of the CUDA backend load and normalise. It fuses nothing:
-a gate is a call, and each call one pass over all states.
+a rotation, Clifford or matrix is a call, and a call one pass over all states.
 
 An *item* is one state to run: a row, times its evaluation (shifted angles) or its slot (observable
 to differentiate). With a gradient an item holds psi and lambda side by side, told apart by one
