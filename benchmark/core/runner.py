@@ -28,6 +28,7 @@ from numpy.typing import NDArray
 from benchmark.core import environment
 from benchmark.core.cases import Case
 from benchmark.core.contenders import BY_KIND
+from benchmark.core.device import visible_gpu
 from benchmark.core.records import Leg
 
 Array = NDArray[Any]
@@ -73,6 +74,7 @@ class WorkerProcess:
         self.name = name
         variables = dict(os.environ)
         variables.update(BY_KIND[case.kind][name].environment(case.threads))
+        variables.update(visible_gpu(gpu))
         paths = [str(environment.REPOSITORY), variables.get("PYTHONPATH", "")]
         variables["PYTHONPATH"] = os.pathsep.join(path for path in paths if path)
         self._errors = (folder / f"{name}.stderr").open("w+", encoding="utf-8", errors="replace")

@@ -10,9 +10,11 @@ import pytest
 
 from benchmark.core.cases import ENCODINGS, EncodingCase, GradientCase, case_from_json
 from benchmark.core.contenders import BY_KIND, ENCODERS
+from benchmark.core.contenders.gpu import OnGpu
 from benchmark.core.runner import Settings, run_size
 from benchmark.tests import statevector
 
+ON_CPU = [name for name, kind in ENCODERS.items() if not issubclass(kind, OnGpu)]
 NEEDS = {"pennylane": "pennylane", "lightning": "pennylane", "torch": "torch"}
 NEEDS |= {"qiskit": "qiskit", "qiskit-aer": "qiskit_aer"}
 
@@ -40,7 +42,7 @@ def expected_states(encoding, features, n_qubits):
 
 
 @pytest.mark.parametrize("encoding", ENCODINGS)
-@pytest.mark.parametrize("name", ENCODERS)
+@pytest.mark.parametrize("name", ON_CPU)
 def test_states(name, encoding):
     if name in NEEDS:
         pytest.importorskip(NEEDS[name])
