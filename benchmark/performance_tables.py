@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Writes the tables of docs/performance.md from the records in benchmark/results.
+"""Writes the tables of docs/performance.md and performance-cuda.md from benchmark/results.
 
 Everything between the markers is replaced; the text around it is written by hand. With
 ``--check`` nothing is written and a difference is exit status 1.
@@ -17,13 +17,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from benchmark.core import records, report, statistics
+from benchmark.core import gpu_tables, records, report, statistics
 from benchmark.core.records import Leg
 from benchmark.core.report import GOALS, Goal
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 RESULTS = REPOSITORY / "benchmark" / "results"
 DOCUMENT = REPOSITORY / "docs" / "performance.md"
+GPU_DOCUMENT = REPOSITORY / "docs" / "performance-cuda.md"
 BEGIN = "<!-- {name}: begin, written by benchmark.performance_tables -->"
 END = "<!-- {name}: end -->"
 
@@ -406,6 +407,52 @@ def sections(results: Path = RESULTS) -> str:
     return "\n".join(text)
 
 
+def gpu_rates(results: Path = RESULTS) -> str:
+    """Return the sections of the newest run of benchmark.gpu_rates, or the goals alone."""
+    found = gpu_tables.newest(results)
+    if found is None:
+        return "\n".join(
+            [
+                "No record has been taken on a GPU. `make gpu`, on a machine with one, takes it.",
+                "",
+                *table(gpu_tables.GOALS_HEAD, gpu_tables.goals(None)),
+                "",
+            ]
+        )
+    path, record = found
+    run = record.run
+    notes = [*gpu_tables.disclosures(record), *gpu_tables.stopped(record)]
+    return "\n".join(
+        [
+            f"[{path.name}](../benchmark/results/{path.name}), commit "
+            f"{str(run['git']['commit'])[:10]}. {gpu_tables.machine_words(record)} Timed region, "
+            f"where a leg names no other: {run['timed_region']}.",
+            "",
+            *table(gpu_tables.GOALS_HEAD, gpu_tables.goals(record)),
+            "",
+            "### Encoding",
+            "",
+            *table(gpu_tables.ENCODING_HEAD, gpu_tables.encoding(record)),
+            "",
+            "### Gradients",
+            "",
+            "Per sample; * on fewer rows.",
+            "",
+            *table(gpu_tables.GRADIENTS_HEAD, gpu_tables.gradients(record)),
+            "",
+            "### Each kernel",
+            "",
+            "Timed by itself, its launch included. The floor is the longest of its arithmetic, its "
+            "traffic with device memory, and that with shared memory, at the rates above.",
+            "",
+            *table(gpu_tables.KERNELS_HEAD, gpu_tables.kernels(record)),
+            "",
+            *(f"- {note}" for note in notes),
+            *([""] if notes else []),
+        ]
+    )
+
+
 def replaced(document: str, name: str, text: str) -> str:
     """Return the document with what stands between the two markers of that name replaced."""
     begin, end = BEGIN.format(name=name), END.format(name=name)
@@ -415,18 +462,26 @@ def replaced(document: str, name: str, text: str) -> str:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Write the document, or check it."""
+    """Write the documents, or check them."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--check", action="store_true", help="write nothing, compare")
     options = parser.parse_args(arguments)
-    document = DOCUMENT.read_text(encoding="utf-8")
-    wanted = replaced(document, "goals", goals())
-    wanted = replaced(wanted, "data plane goals", data_plane_goals())
-    wanted = replaced(wanted, "tables", sections())
-    if options.check:
-        return int(wanted != document)
-    records.atomic_write(DOCUMENT, wanted.encode())
-    return 0
+    status = 0
+    for path, parts in (
+        (
+            DOCUMENT,
+            {"goals": goals, "data plane goals": data_plane_goals, "tables": sections},
+        ),
+        (GPU_DOCUMENT, {"rates": gpu_rates}),
+    ):
+        document = wanted = path.read_text(encoding="utf-8")
+        for name, part in parts.items():
+            wanted = replaced(wanted, name, part())
+        if options.check:
+            status |= int(wanted != document)
+        elif wanted != document:
+            records.atomic_write(path, wanted.encode())
+    return status
 
 
 if __name__ == "__main__":
