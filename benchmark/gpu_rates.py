@@ -90,6 +90,7 @@ class Sizes:
     kernel_qubits: tuple[int, ...]
     copy_bytes: int
     link_bytes: int
+    rounds: int
 
 
 FULL = Sizes(
@@ -102,6 +103,7 @@ FULL = Sizes(
     kernel_qubits=(12, 16),
     copy_bytes=device_rates.COPY_BYTES,
     link_bytes=device_rates.LINK_BYTES,
+    rounds=device_rates.ROUNDS,
 )
 QUICK = replace(
     FULL,
@@ -110,9 +112,11 @@ QUICK = replace(
     n_qubits=5,
     rows=64,
     roadmap_rows=20,
-    kernel_qubits=(5,),
+    # The larger of them does not fit into the shared memory of a block.
+    kernel_qubits=(5, 14),
     copy_bytes=2**20,
     link_bytes=2**20,
+    rounds=16,
 )
 
 
@@ -182,7 +186,7 @@ def machine(sizes: Sizes, clock: Clock) -> Record:
             **device_rates.copy_rates(
                 clock, copy_bytes=sizes.copy_bytes, link_bytes=sizes.link_bytes
             ),
-            **device_rates.kernel_rates(clock, facts),
+            **device_rates.kernel_rates(clock, facts, sizes.rounds),
         },
     }
 

@@ -101,7 +101,9 @@ def copy_rates(
     }
 
 
-def kernel_rates(clock: Clock, facts: dict[str, Any]) -> dict[str, float]:
+def kernel_rates(
+    clock: Clock, facts: dict[str, Any], rounds: int = ROUNDS
+) -> dict[str, float]:
     """Return "double" and "single" operations a second, and "shared" bytes a second.
 
     ``facts`` are those of ``benchmark.core.device.device_facts``.
@@ -120,13 +122,13 @@ def kernel_rates(clock: Clock, facts: dict[str, Any]) -> dict[str, float]:
 
         def run(name: str, code: Any = code) -> Callable[[], object]:
             kernel = code.get_kernel(name)
-            return lambda: core.launch(stream, config, kernel, buffer, np.int64(ROUNDS))
+            return lambda: core.launch(stream, config, kernel, buffer, np.int64(rounds))
 
         seconds = seconds_of(run("multiply_add"), clock)
-        work = blocks * THREADS * ROUNDS * CHAINS * 2
+        work = blocks * THREADS * rounds * CHAINS * 2
         found[precision] = work / statistics.median(seconds)
         if precision == "double":
             seconds = seconds_of(run("shared_copy"), clock)
-            found["shared"] = blocks * THREADS * ROUNDS * 32 / statistics.median(seconds)
+            found["shared"] = blocks * THREADS * rounds * 32 / statistics.median(seconds)
     buffer.close()
     return found

@@ -130,7 +130,7 @@ def test_a_run_writes_all_parts(tmp_path, fake_gpu):
     lines = read(tmp_path)
     kinds = [line["record"] for line in lines]
     assert kinds[:2] == ["run", "machine"]
-    assert kinds.count("kernel") == 3
+    assert kinds.count("kernel") == 6
     legs = [line for line in lines if line["record"] == "leg"]
     assert {line["part"] for line in legs} == {"encoding", "gradients", "roadmap"}
     assert all(line["sweep"] == line["part"] for line in legs)
@@ -230,8 +230,8 @@ def test_rates_of_kernels_count_what_they_do(monkeypatch):
     monkeypatch.setitem(sys.modules, "cuda.core", core)
     monkeypatch.setattr(device_rates, "compiled", lambda precision, architecture: code)
     facts = {"multiprocessors": 10, "architecture": "sm_90"}
-    found = device_rates.kernel_rates(FakeClock(4.0), facts)
-    threads, rounds = 80 * device_rates.THREADS, device_rates.ROUNDS
+    found = device_rates.kernel_rates(FakeClock(4.0), facts, 128)
+    threads, rounds = 80 * device_rates.THREADS, 128
     assert found["double"] == found["single"] == threads * rounds * 8 * 2 / 0.004
     assert found["shared"] == threads * rounds * 32 / 0.004
     assert launched[0] == ("multiply_add", (80, device_rates.THREADS), rounds)
