@@ -14,15 +14,17 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from benchmark.core import comparison, published, suite
-from benchmark.core.document import Book, Chart, draw, markdown, page
+from benchmark.core.document import Book, Chart, draw, markdown, page, replaced
+from benchmark.core.published import advice, summary
+from benchmark.core.published.library import Library
 from benchmark.core.records import atomic_write
 
 ROOT = Path(__file__).resolve().parent
 RESULTS = ROOT / "results"
 REPORT = ROOT / "docs" / "BENCHMARK_REPORT.md"
 README = ROOT.parent / "README.md"
-BEGIN = "<!-- headline: begin, written by python -m benchmark report -->"
-END = "<!-- headline: end -->"
+BEGIN = "<!-- {part}: begin, written by python -m benchmark report -->"
+END = "<!-- {part}: end -->"
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -58,11 +60,15 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def with_headline(document: str, content: str) -> str:
-    """Return the front page with what stands between its markers replaced."""
-    before, rest = document.split(BEGIN)
-    _, after = rest.split(END)
-    return f"{before}{BEGIN}\n\n{content}\n\n{END}{after}"
+def front_page(document: str, library: Library) -> str:
+    """Return the project's front page with the parts between its markers made from records."""
+    parts = {
+        "headline": summary.headline(library),
+        "choices": markdown(advice.front_page(library)).rstrip(),
+    }
+    for part, content in parts.items():
+        document = replaced(document, BEGIN.format(part=part), END.format(part=part), content)
+    return document
 
 
 def write_report(arguments: argparse.Namespace) -> int:
@@ -76,8 +82,8 @@ def write_report(arguments: argparse.Namespace) -> int:
         return 0
     wanted = {arguments.output: text}
     if arguments.output == REPORT:
-        front = published.headline(published.Library(arguments.records, book))
-        wanted[README] = with_headline(README.read_text(encoding="utf-8"), front)
+        library = Library(arguments.records, book)
+        wanted[README] = front_page(README.read_text(encoding="utf-8"), library)
     if arguments.check:
         changed = [
             path.name

@@ -10,7 +10,6 @@ Everything between the markers is replaced; the text around it is written by han
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -18,8 +17,9 @@ from pathlib import Path
 from typing import Any
 
 from benchmark.core import gpu_tables, records, report, statistics
-from benchmark.core.records import Leg
-from benchmark.core.report import GOALS, Goal
+from benchmark.core.document import Block, Heading, Items, Table, Text, markdown, replaced
+from benchmark.core.goals import GOALS, Goal, best_triad, data_plane, time_over
+from benchmark.core.records import Leg, read_lines
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 RESULTS = REPOSITORY / "benchmark" / "results"
@@ -30,9 +30,8 @@ END = "<!-- {name}: end -->"
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
-    """Return a Markdown table."""
-    lines = [head, ["---"] * len(head), *rows]
-    return ["| " + " | ".join(line) + " |" for line in lines]
+    """Return the lines of a Markdown table."""
+    return markdown([Table(head, list(rows))]).splitlines()
 
 
 def per_row(leg: Leg) -> str:
@@ -153,17 +152,6 @@ def rates(path: Path, lines: Sequence[Mapping[str, Any]]) -> list[str]:
     ]
 
 
-def time_over(line: Mapping[str, Any], other: Mapping[str, Any]) -> str:
-    """Return how many times the other's time a row takes, with its interval."""
-    numerator, denominator = (
-        [seconds / one["rows"] for seconds in one["seconds"]] for one in (line, other)
-    )
-    found = statistics.ratio(numerator, denominator)
-    interval = f"{report.times(found.low)} to {report.times(found.high)}"
-    value = report.times(found.value) if found.significant else "not significant"
-    return f"{value} ({interval})"
-
-
 def us_per_row(line: Mapping[str, Any]) -> str:
     """Return the microseconds a row takes, with the interval of the median."""
     low, high = line["us_per_row_interval"]
@@ -188,7 +176,7 @@ def encoding_rates(path: Path, lines: Sequence[Mapping[str, Any]]) -> list[str]:
         return time_over(line, own)
 
     run = lines[0]
-    triad = max(rate for one in of_kind("machine") for rate in one["triad_bytes_per_s"].values())
+    triad = best_triad(lines)
     encoders = [
         [
             line["encoding"],
@@ -341,57 +329,10 @@ def goals(results: Path = RESULTS) -> str:
 def data_plane_goals(results: Path = RESULTS) -> str:
     """Return the table of the data plane's goals, from the newest benchmark.encoding_rates."""
     path = sorted(results.glob("encoding_rates_*.jsonl"))[-1]
-    lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-
-    def best_rival(own: Mapping[str, Any], *same: str) -> Mapping[str, Any]:
-        rivals = [
-            line
-            for line in lines
-            if line["record"] == own["record"]
-            and not line["contender"].startswith("qdp")
-            and all(line[name] == own[name] for name in same)
-        ]
-        return min(rivals, key=lambda line: line["us_per_row"])
-
-    def verdict(reached: bool) -> str:
-        return "reached" if reached else "missed"
-
-    triad = max(
-        rate
-        for line in lines
-        if line["record"] == "machine"
-        for rate in line["triad_bytes_per_s"].values()
-    )
-    rows = []
-    for line in lines:
-        if line["record"] == "encoding" and line["contender"] == "qdp" and line["n_qubits"] >= 12:
-            what = f"{line['encoding']}, n = {line['n_qubits']}"
-            if line["encoding"] == "amplitude":
-                share = line["bytes_per_s"] / triad
-                goal = "80 % of the best triad"
-                rows.append([what, goal, f"{share:.0%}", verdict(share >= 0.8)])
-                continue
-            times = {"angle": 10, "iqp-embedding": 25}[line["encoding"]]
-            rival = best_rival(line, "encoding", "n_qubits")
-            reached = rival["us_per_row"] / line["us_per_row"] >= times
-            goal = f"{times} times the best rival ({rival['contender']})"
-            rows.append([what, goal, time_over(rival, line), verdict(reached)])
-        if line["record"] == "stream" and "fraction_of_ideal" in line:
-            share = line["fraction_of_ideal"]
-            what = f"{line['format']} to states, n = {line['n_qubits']}"
-            goal = "80 % of reading and then encoding"
-            rows.append([what, goal, f"{share:.0%}", verdict(share >= 0.8)])
-        if line["record"] == "kernel" and line["contender"] == "qdp":
-            rival = best_rival(line, "dtype")
-            share = line["us_per_row"] / rival["us_per_row"]
-            what = f"fidelity kernel, {line['dtype']}, {line['rows']} states"
-            goal = f"at most 0.6 of the time of the fastest ({rival['contender']})"
-            rows.append([what, goal, f"{share:.2f}", verdict(share <= 0.6)])
-        if line["record"] == "large-stream":
-            mib = line["peak_anonymous_bytes"] / 2**20
-            what = f"{line['file_bytes'] / 2**30:.0f} GiB streamed, n = {line['n_qubits']}"
-            goal = "at most 1 GiB of anonymous memory"
-            rows.append([what, goal, f"{mib:.0f} MiB", verdict(mib <= 1024)])
+    rows = [
+        [one.what, one.goal, one.measured, "reached" if one.reached else "missed"]
+        for one in data_plane(read_lines(path))
+    ]
     return "\n".join([*table(["what", "goal", "measured", ""], rows), ""])
 
 
@@ -401,9 +342,9 @@ def sections(results: Path = RESULTS) -> str:
     for path, run, legs in comparisons(results):
         text += comparison(path, run, legs)
     for path in sorted(results.glob("engine_rates_*.jsonl")):
-        text += rates(path, [json.loads(line) for line in path.read_text().splitlines()])
+        text += rates(path, read_lines(path))
     for path in sorted(results.glob("encoding_rates_*.jsonl")):
-        text += encoding_rates(path, [json.loads(line) for line in path.read_text().splitlines()])
+        text += encoding_rates(path, read_lines(path))
     return "\n".join(text)
 
 
@@ -411,54 +352,36 @@ def gpu_rates(results: Path = RESULTS) -> str:
     """Return the sections of the newest run of benchmark.gpu_rates, or the goals alone."""
     found = gpu_tables.newest(results)
     if found is None:
-        return "\n".join(
-            [
-                "No record has been taken on a GPU. `make gpu`, on a machine with one, takes it.",
-                "",
-                *table(gpu_tables.GOALS_HEAD, gpu_tables.goals(None)),
-                "",
-            ]
-        )
+        none = "No record has been taken on a GPU. `make gpu`, on a machine with one, takes it."
+        return markdown([Text(none), Table(gpu_tables.GOALS_HEAD, gpu_tables.goals(None))])
     path, record = found
     run = record.run
-    notes = [*gpu_tables.disclosures(record), *gpu_tables.stopped(record)]
-    return "\n".join(
-        [
+    blocks: list[Block] = [
+        Text(
             f"[{path.name}](../benchmark/results/{path.name}), commit "
             f"{str(run['git']['commit'])[:10]}. {gpu_tables.machine_words(record)} Timed region, "
-            f"where a leg names no other: {run['timed_region']}.",
-            "",
-            *table(gpu_tables.GOALS_HEAD, gpu_tables.goals(record)),
-            "",
-            "### Encoding",
-            "",
-            *table(gpu_tables.ENCODING_HEAD, gpu_tables.encoding(record)),
-            "",
-            "### Gradients",
-            "",
-            "Per sample; * on fewer rows.",
-            "",
-            *table(gpu_tables.GRADIENTS_HEAD, gpu_tables.gradients(record)),
-            "",
-            "### Each kernel",
-            "",
+            f"where a leg names no other: {run['timed_region']}."
+        ),
+        Table(gpu_tables.GOALS_HEAD, gpu_tables.goals(record)),
+        Heading(3, "Encoding"),
+        Table(gpu_tables.ENCODING_HEAD, gpu_tables.encoding(record)),
+        Heading(3, "Gradients"),
+        Text("Per sample; * on fewer rows."),
+        Table(gpu_tables.GRADIENTS_HEAD, gpu_tables.gradients(record)),
+        Heading(3, "Each kernel"),
+        Text(
             "Timed by itself, its launch included. The floor is the longest of its arithmetic, its "
-            "traffic with device memory, and that with shared memory, at the rates above.",
-            "",
-            *table(gpu_tables.KERNELS_HEAD, gpu_tables.kernels(record)),
-            "",
-            *(f"- {note}" for note in notes),
-            *([""] if notes else []),
-        ]
-    )
+            "traffic with device memory, and that with shared memory, at the rates above."
+        ),
+        Table(gpu_tables.KERNELS_HEAD, gpu_tables.kernels(record)),
+    ]
+    notes = [*gpu_tables.disclosures(record), *gpu_tables.stopped(record)]
+    return markdown([*blocks, Items(notes)] if notes else blocks)
 
 
-def replaced(document: str, name: str, text: str) -> str:
+def written(document: str, name: str, text: str) -> str:
     """Return the document with what stands between the two markers of that name replaced."""
-    begin, end = BEGIN.format(name=name), END.format(name=name)
-    before, rest = document.split(begin)
-    _, after = rest.split(end)
-    return f"{before}{begin}\n\n{text}\n{end}{after}"
+    return replaced(document, BEGIN.format(name=name), END.format(name=name), text.rstrip())
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -476,7 +399,7 @@ def main(arguments: list[str] | None = None) -> int:
     ):
         document = wanted = path.read_text(encoding="utf-8")
         for name, part in parts.items():
-            wanted = replaced(wanted, name, part())
+            wanted = written(wanted, name, part())
         if options.check:
             status |= int(wanted != document)
         elif wanted != document:

@@ -101,9 +101,7 @@ def copy_rates(
     }
 
 
-def kernel_rates(
-    clock: Clock, facts: dict[str, Any], rounds: int = ROUNDS
-) -> dict[str, float]:
+def kernel_rates(clock: Clock, facts: dict[str, Any], rounds: int = ROUNDS) -> dict[str, float]:
     """Return "double" and "single" operations a second, and "shared" bytes a second.
 
     ``facts`` are those of ``benchmark.core.device.device_facts``.

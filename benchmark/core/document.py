@@ -10,6 +10,7 @@ from __future__ import annotations
 import html
 import io
 import json
+import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -17,9 +18,25 @@ from pathlib import Path
 from typing import Any
 
 from benchmark.core.records import atomic_write
+from benchmark.core.styles import BARS, Style, style_of
 
 MASK = "□"
-_MARKERS = "osD^v<>PX*hp"
+# Plotly's words for Matplotlib's markers and lines.
+_SYMBOLS = {
+    "o": "circle",
+    "s": "square",
+    "D": "diamond",
+    "^": "triangle-up",
+    "v": "triangle-down",
+    "<": "triangle-left",
+    ">": "triangle-right",
+    "P": "cross",
+    "X": "x",
+    "*": "star",
+    "h": "hexagon",
+    "p": "pentagon",
+}
+_DASHES = {"-": "solid", "--": "dash", ":": "dot", "-.": "dashdot"}
 
 
 @dataclass(frozen=True)
@@ -85,7 +102,10 @@ class Code:
 
 @dataclass(frozen=True)
 class Series:
-    """A line of a chart, or its points alone, with bounds around each where they are known."""
+    """A line of a chart, or its points alone, with bounds around each where they are known.
+
+    A contender's series bears its title and has its style; ``hollow`` marks points extrapolated.
+    """
 
     name: str
     x: Sequence[float | str]
@@ -93,6 +113,8 @@ class Series:
     low: Sequence[float] | None = None
     high: Sequence[float] | None = None
     line: bool = True
+    hollow: Sequence[bool] | None = None
+    style: Style | None = None
 
 
 @dataclass(frozen=True)
@@ -156,6 +178,29 @@ def prose_digits(text: str) -> list[str]:
     return found
 
 
+def replaced(document: str, begin: str, end: str, content: str) -> str:
+    """Return a document with what stands between two markers replaced.
+
+    >>> replaced("a <b> old <e> c", "<b>", "<e>", "new")
+    'a <b>\\n\\nnew\\n\\n<e> c'
+    """
+    before, rest = document.split(begin)
+    _, after = rest.split(end)
+    return f"{before}{begin}\n\n{content}\n\n{end}{after}"
+
+
+def number(value: float, digits: int = 3) -> str:
+    """Write a number with so many significant digits, never as a power of ten.
+
+    >>> number(38520.19, 4), number(0.0301), number(216.04, 4), number(0.0)
+    ('38,520', '0.0301', '216.0', '0')
+    """
+    if value == 0:
+        return "0"
+    places = digits - 1 - math.floor(math.log10(abs(value)))
+    return f"{round(value, places):,.{max(0, places)}f}"
+
+
 # Pictures
 
 
@@ -167,59 +212,117 @@ def draw(chart: Chart, path: Path) -> None:
     from matplotlib import pyplot
 
     figure, axes = pyplot.subplots(figsize=(9.5, 5.2))
-    colours = pyplot.get_cmap("tab10")
-    categories = [x for series in chart.series for x in series.x if isinstance(x, str)]
-    names = list(dict.fromkeys(categories))
-    width = 0.8 / max(1, len(chart.series))
-    for number, series in enumerate(chart.series):
-        colour = colours(number % 10)
-        if chart.bars:
-            places = [names.index(str(x)) for x in series.x]
-            shift = (number - (len(chart.series) - 1) / 2) * width
-            axes.bar(
-                [place + shift for place in places],
-                series.y,
-                width,
-                yerr=_errors(series),
-                capsize=2,
-                label=series.name,
-                color=colour,
-            )
-            continue
+    if chart.bars:
+        _draw_bars(axes, chart)
+    else:
+        draw_lines(axes, chart)
+    axes.set_title(chart.title, fontsize=11)
+    axes.legend(fontsize=9, frameon=False, loc="center left", bbox_to_anchor=(1.01, 0.5))
+    figure.tight_layout()
+    save(figure, path)
+
+
+def save(figure: Any, path: Path, dpi: int = 110) -> None:
+    """Write a figure as a PNG, whole or not at all, and close it."""
+    from matplotlib import pyplot
+
+    buffer = io.BytesIO()
+    # No version in the file: the same records give the same picture.
+    figure.savefig(buffer, format="png", dpi=dpi, metadata={"Software": None})
+    pyplot.close(figure)
+    atomic_write(path, buffer.getvalue())
+
+
+def draw_lines(axes: Any, chart: Chart) -> None:
+    """Draw the series of a chart that is no bars, with its axes; title and legend are left out."""
+    for order, series in enumerate(chart.series):
+        style = series.style or style_of(series.name, order)
         axes.errorbar(
             series.x,
             series.y,
             _errors(series),
             capsize=3,
-            marker=_MARKERS[number % len(_MARKERS)],
-            linewidth=2.4 if number == 0 else 1.4,
-            linestyle="-" if series.line else "none",
+            marker=style.marker or None,
+            linewidth=style.width,
+            linestyle=style.dash if series.line else "none",
             label=series.name,
-            color=colour,
+            color=style.colour,
         )
-    if chart.bars:
-        axes.set_xticks(range(len(names)), names, rotation=20 if len(names) > 4 else 0, fontsize=9)
-    else:
-        ticks = sorted({float(x) for series in chart.series for x in series.x})
-        if chart.log_x:
-            axes.set_xscale("log")
-        if len(ticks) <= 12:
-            axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
-            axes.minorticks_on()
-            axes.tick_params(axis="x", which="minor", bottom=False, labelbottom=False)
-    if chart.log_y:
-        axes.set_yscale("log")
+        hollow = [
+            (x, y)
+            for x, y, marked in zip(series.x, series.y, series.hollow or (), strict=False)
+            if marked
+        ]
+        if hollow:
+            axes.plot(
+                *zip(*hollow, strict=True),
+                linestyle="none",
+                marker=style.marker,
+                markerfacecolor="white",
+                markeredgecolor=style.colour,
+                zorder=4,
+            )
+    for axis, set_scale, log in (
+        (axes.xaxis, axes.set_xscale, chart.log_x),
+        (axes.yaxis, axes.set_yscale, chart.log_y),
+    ):
+        if log:
+            set_scale("log")
+        _set_ticks(axis, log=log)
+    ticks = sorted({float(x) for series in chart.series for x in series.x})
+    if len(ticks) <= 12:
+        axes.set_xticks(ticks, [f"{tick:,g}" for tick in ticks])
+        axes.tick_params(axis="x", which="minor", bottom=False, labelbottom=False)
     axes.set_xlabel(chart.x)
     axes.set_ylabel(chart.y)
-    axes.set_title(chart.title, fontsize=11)
+    axes.grid(True, which="major", alpha=0.35)
+    axes.grid(True, which="minor", axis="y", alpha=0.12)
+
+
+def _set_ticks(axis: Any, *, log: bool) -> None:
+    """Write plain numbers on a logarithmic axis of few decades, integers on a long linear one."""
+    from matplotlib import ticker
+
+    low, high = axis.get_view_interval()
+    if not log and high - low >= 5:
+        axis.set_major_locator(ticker.MaxNLocator(integer=True))
+    if log and high / low < 500:
+        axis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
+        axis.set_major_formatter(ticker.FuncFormatter(lambda value, _: f"{value:,g}"))
+        axis.set_minor_formatter(ticker.NullFormatter())
+
+
+def _draw_bars(axes: Any, chart: Chart) -> None:
+    """Draw groups of bars, each with its value above: on a logarithmic axis lengths say little."""
+    names = list(dict.fromkeys(str(x) for series in chart.series for x in series.x))
+    width = 0.8 / max(1, len(chart.series))
+    for order, series in enumerate(chart.series):
+        shift = (order - (len(chart.series) - 1) / 2) * width
+        drawn = axes.bar(
+            [names.index(str(x)) + shift for x in series.x],
+            series.y,
+            width,
+            yerr=_errors(series),
+            capsize=2,
+            label=series.name,
+            color=BARS[order % len(BARS)],
+        )
+        axes.bar_label(drawn, [number(y) for y in series.y], fontsize=8, padding=2)
+    if chart.log_y:
+        axes.set_yscale("log")
+    axes.margins(y=0.08)
+    long = len(names) > 4
+    axes.set_xticks(
+        range(len(names)),
+        names,
+        fontsize=9,
+        rotation=20 if long else 0,
+        ha="right" if long else "center",
+        rotation_mode="anchor",
+    )
+    axes.set_ylabel(chart.y)
     axes.grid(True, axis="y", alpha=0.35)
-    axes.legend(fontsize=8.5, frameon=False, loc="center left", bbox_to_anchor=(1.01, 0.5))
-    figure.tight_layout()
-    buffer = io.BytesIO()
-    # No version in the file: the same records give the same picture.
-    figure.savefig(buffer, format="png", dpi=110, metadata={"Software": None})
-    pyplot.close(figure)
-    atomic_write(path, buffer.getvalue())
+    axes.set_axisbelow(True)
 
 
 def _errors(series: Series) -> list[list[float]] | None:
@@ -244,7 +347,7 @@ def page(blocks: Sequence[Block], title: str) -> str:
     for block in blocks:
         match block:
             case Heading(level, text):
-                anchor = re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")
+                anchor = anchor_of(text)
                 body.append(f'<h{level} id="{anchor}">{inline(text)}</h{level}>')
                 if level == 2:
                     contents.append(f'<li><a href="#{anchor}">{inline(text)}</a></li>')
@@ -267,6 +370,15 @@ def page(blocks: Sequence[Block], title: str) -> str:
         plotly=get_plotlyjs(),
         charts=data,
     )
+
+
+def anchor_of(heading: str) -> str:
+    """Return where a link to a heading leads, as GitHub names it.
+
+    >>> anchor_of("4.3 Batch size")
+    '43-batch-size'
+    """
+    return re.sub(r"[^a-z0-9 -]", "", heading.lower()).replace(" ", "-")
 
 
 def inline(text: str) -> str:
@@ -296,15 +408,19 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 def _plotly(chart: Chart) -> Mapping[str, Any]:
     traces = []
-    for series in chart.series:
+    for order, series in enumerate(chart.series):
         trace: dict[str, Any] = {
             "name": series.name,
             "x": list(series.x),
             "y": list(series.y),
             "type": "bar" if chart.bars else "scatter",
         }
-        if not chart.bars:
-            trace["mode"] = "lines+markers" if series.line else "markers"
+        if chart.bars:
+            trace["marker"] = {"color": BARS[order % len(BARS)]}
+            trace["text"] = [number(y) for y in series.y]
+            trace["textposition"] = "outside"
+        else:
+            trace |= _plotly_style(series, series.style or style_of(series.name, order))
         errors = _errors(series)
         if errors is not None:
             trace["error_y"] = {
@@ -328,6 +444,21 @@ def _plotly(chart: Chart) -> Mapping[str, Any]:
     for axis in ("xaxis", "yaxis"):
         layout[axis]["gridcolor"] = "#e6e6e6"  # type: ignore[index]
     return {"data": traces, "layout": layout}
+
+
+def _plotly_style(series: Series, style: Style) -> dict[str, Any]:
+    parts = [*(["lines"] if series.line else []), *(["markers"] if style.marker else [])]
+    symbol = _SYMBOLS.get(style.marker, "circle")
+    marked = series.hollow or [False] * len(series.x)
+    return {
+        "mode": "+".join(parts),
+        "line": {"color": style.colour, "dash": _DASHES[style.dash], "width": style.width},
+        "marker": {
+            "color": style.colour,
+            "size": 8,
+            "symbol": [f"{symbol}-open" if one else symbol for one in marked],
+        },
+    }
 
 
 _PAGE = """<!doctype html>

@@ -7,7 +7,6 @@ goal without a record reads "not yet measured".
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,7 +14,8 @@ from typing import Any
 
 from benchmark.core import report, statistics
 from benchmark.core.contenders import OWN
-from benchmark.core.records import Leg
+from benchmark.core.document import number
+from benchmark.core.records import Leg, read_lines
 
 NOT_YET = "not yet measured"
 COMMAND = "python -m benchmark.gpu_rates --output-dir benchmark/results"
@@ -82,7 +82,7 @@ class GpuRecords:
 def newest(folder: Path) -> tuple[Path, GpuRecords] | None:
     """Return the newest whole-sized record of a folder, None where none has been taken."""
     for path in sorted(folder.glob("gpu_rates_*.jsonl"), reverse=True):
-        lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        lines = read_lines(path)
         if not lines[0]["quick"]:
             return path, GpuRecords(lines)
     return None
@@ -298,7 +298,7 @@ def encoding(record: GpuRecords) -> Rows:
                     record.cite(line, f"{leg.rows_measured:,}", "rows_measured"),
                     leg.contender,
                     record.cite(line, _us(leg), "encoding_ms"),
-                    record.cite(line, f"{traffic / 1e9:,.4g}", "encoding_ms"),
+                    record.cite(line, number(traffic / 1e9, 4), "encoding_ms"),
                     record.cite(line, share, "encoding_ms"),
                     record.cite(line, over, "encoding_ms") if over else "",
                 ]
@@ -344,7 +344,7 @@ def gradients(record: GpuRecords) -> Rows:
                     record.cite(line, f"{leg.rows_measured:,}", "rows_measured"),
                     leg.contender,
                     record.cite(line, _us(leg), "encoding_ms, circuit_ms"),
-                    record.cite(line, f"{leg.throughput:,.4g}", "derived.rows_per_second"),
+                    record.cite(line, number(leg.throughput, 4), "derived.rows_per_second"),
                     *over,
                 ]
             )
@@ -372,24 +372,24 @@ def kernels(record: GpuRecords) -> Rows:
     rows = []
     for line in record.kernels:
 
-        def of(name: str, form: str, scale: float = 1, line: Line = line) -> str:
+        def of(name: str, scale: float = 1, digits: int = 4, line: Line = line) -> str:
             if name not in line:
                 return "-"
-            return record.cite(line, form.format(line[name] * scale), name)
+            return record.cite(line, number(line[name] * scale, digits), name)
 
         rows.append(
             [
                 str(line["call"]),
-                of("n_qubits", "{}"),
+                of("n_qubits", digits=2),
                 str(line["precision"]),
-                of("rows", "{:,}"),
+                record.cite(line, f"{line['rows']:,}", "rows"),
                 f"`{line['kernel']}`",
-                of("launches", "{}"),
-                of("total_s", "{:.4g}", 1e3),
-                of("flops", "{:.4g}", 1e-9),
-                of("bytes", "{:.4g}", 1e-9),
-                of("floor_s", "{:.4g}", 1e3),
-                of("time_over_floor", "{:.2f}"),
+                record.cite(line, f"{line['launches']:,}", "launches"),
+                of("total_s", 1e3),
+                of("flops", 1e-9),
+                of("bytes", 1e-9),
+                of("floor_s", 1e3),
+                of("time_over_floor", digits=3),
                 str(line.get("limit", "-")),
             ]
         )
@@ -464,5 +464,5 @@ def _slowness(one: tuple[Line, Leg]) -> float:
 
 def _us(leg: Leg) -> str:
     total, scale = leg.total, 1e3 / leg.n_samples
-    mark = "*" if leg.extrapolated else ""
-    return f"{total.median * scale:.4g}{mark} ({total.low * scale:.4g} to {total.high * scale:.4g})"
+    median, low, high = (number(ms * scale, 4) for ms in (total.median, total.low, total.high))
+    return f"{median}{'*' if leg.extrapolated else ''} ({low} to {high})"

@@ -206,6 +206,11 @@ def read_records(path: Path) -> tuple[dict[str, Any], list[Leg]]:
     return run, legs
 
 
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """Read the lines of any file of records, the run's first."""
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
 CSV_COLUMNS = (
     "n_samples",
     "contender",

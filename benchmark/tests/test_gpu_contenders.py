@@ -13,7 +13,14 @@ import pytest
 
 from benchmark.core import device
 from benchmark.core.cases import ENCODINGS, METHODS, OBSERVABLES, EncodingCase
-from benchmark.core.contenders import CONTENDERS, ENCODERS, GROUPS, OWN, lightning_paths
+from benchmark.core.contenders import (
+    CONTENDERS,
+    ENCODERS,
+    GROUPS,
+    ON_GPU,
+    OWN,
+    lightning_paths,
+)
 from benchmark.core.contenders.custatevec_path import groups_of
 from benchmark.core.contenders.encoding_gpu_paths import RETURNED_ROWS
 from benchmark.core.contenders.gpu import OnGpu
@@ -35,7 +42,7 @@ ON_CPU = {
     "lightning-gpu-adjoint": {"device_name": "lightning.qubit"},
     "lightning-gpu-shift": {"device_name": "lightning.qubit"},
 }
-GPU_ENCODERS = [name for name, kind in ENCODERS.items() if issubclass(kind, OnGpu)]
+GPU_ENCODERS = [name for name in ENCODERS if name in ON_GPU]
 
 
 def on_cpu(kind, **attributes):

@@ -14,8 +14,11 @@ import numpy as np
 import pytest
 
 from benchmark import __main__ as command_line
-from benchmark.core import document, published, records
-from benchmark.core.document import Book, Chart, Code, Heading, Series, Table, Text
+from benchmark.core import document, published, records, styles
+from benchmark.core.document import Book, Chart, Code, Heading, Items, Series, Table, Text
+from benchmark.core.published import advice, summary
+from benchmark.core.published.library import Library
+from benchmark.tests.fabricated import make_leg, make_run
 
 RESULTS = command_line.RESULTS
 pytest.importorskip("matplotlib")
@@ -43,7 +46,7 @@ def test_a_number_without_a_record_is_noticed(monkeypatch):
     def invented(library):
         return [Text("QDP is 1000 times as fast.")]
 
-    monkeypatch.setattr(published, "conclusions", invented)
+    monkeypatch.setattr(advice, "conclusions", invented)
     masked = document.markdown(published.blocks(RESULTS, Book(masked=True)))
     assert document.prose_digits(masked) == ["QDP is 1000 times as fast."]
 
@@ -72,8 +75,12 @@ def test_links_and_pictures_are_there():
     text = command_line.REPORT.read_text(encoding="utf-8")
     targets = re.findall(r"\]\(([^)]+)\)", text)
     assert any(target.endswith("gradient_breakdown.png") for target in targets)
+    anchors = {document.anchor_of(heading) for heading in re.findall(r"^#+ (.*)$", text, re.M)}
+    assert {"recommendations", "43-batch-size"} <= anchors
     for target in targets:
-        if not target.startswith("http"):
+        if target.startswith("#"):
+            assert target[1:] in anchors, target
+        elif not target.startswith("http"):
             assert (command_line.REPORT.parent / target).exists(), target
     for heading in (
         "Executive Summary",
@@ -100,6 +107,58 @@ def test_links_and_pictures_are_there():
         "7. Conclusions",
     ):
         assert re.search(rf"^##+ {re.escape(heading)}", text, re.MULTILINE), heading
+
+
+def test_every_choice_has_a_ground():
+    library = Library(RESULTS, Book(masked=True))
+    chosen, others = advice.choices(library)
+    assert len(chosen) >= 5
+    assert len(others) >= 7
+    for one in chosen:
+        assert document.MASK in one.ground, one.want
+    for one in others:
+        said = one.ground.startswith((advice.ABSENT, advice.UNMEASURED))
+        assert said or document.MASK in one.ground, one.want
+    assert sum(document.MASK in one.ground for one in others) >= 2
+
+
+def test_choices_without_records_say_so(tmp_path):
+    chosen, others = advice.choices(Library(tmp_path, Book()))
+    assert {one.ground for one in chosen} == {advice.UNMEASURED}
+    for one in others:
+        assert one.ground.startswith((advice.ABSENT, advice.UNMEASURED)), one.want
+
+
+def test_the_front_page_has_the_headline_and_the_choices():
+    library = Library(RESULTS, Book())
+    text = command_line.README.read_text(encoding="utf-8")
+    changed = text.replace(library.gradients[12, "adjoint", "sum-z"].run["environment"]["cpu"], "?")
+    assert changed != text
+    assert command_line.front_page(changed, library) == text
+    for one in (*advice.choices(library)[0], *advice.choices(library)[1]):
+        assert f"| {one.want} | {one.take} | {one.ground} |" in text
+
+
+def test_losses_are_said(tmp_path):
+    run = make_run([10]) | {"created": "2026-01-01T00:00:00", "versions": {}}
+    run["environment"] |= {"memory_bytes": 2**30, "gpus": [], "system": "x", "python": "3"}
+    run["arguments"] |= {"method": "adjoint", "observable": "sum-z"}
+    legs = [
+        make_leg("qdp", 10, [4.0] * 10, method="adjoint"),
+        make_leg("numpy", 10, [2.0] * 10, method="adjoint"),
+        make_leg("qdp", 20, [4.0] * 10, method="adjoint"),
+        make_leg("numpy", 20, [5.0, 3.0] * 5, method="adjoint"),
+        make_leg("qdp", 30, [4.0] * 10, method="adjoint"),
+        make_leg("numpy", 30, [8.0] * 10, method="adjoint"),
+    ]
+    records.write_records(tmp_path / "gradient_benchmark_20260101_000000.jsonl", run, legs)
+    library = Library(tmp_path, Book())
+    text = document.markdown(summary.losses(library))
+    assert text.startswith("Of 3 points")
+    assert "QDP was faster at 1." in text
+    assert "10 samples | NumPy, gate by gate | 0.50x (0.50x to 0.50x) |" in text
+    assert "20 samples | NumPy, gate by gate | not significant (0.75x to 1.25x) |" in text
+    assert "30 samples" not in text
 
 
 def test_the_same_records_give_the_same_bytes(tmp_path):
@@ -134,7 +193,10 @@ BLOCKS = [
         "Lines",
         "x",
         "y",
-        [Series("one", [1, 2, 4], [1.0, 2.0, 3.0], [0.5] * 3, [4.0] * 3)],
+        [
+            Series("QDP", [1, 2, 4], [1.0, 2.0, 3.0], [0.5] * 3, [4.0] * 3),
+            Series("Qulacs", [1, 2], [5.0, 6.0], hollow=[False, True]),
+        ],
     ),
     Chart(
         "bars",
@@ -164,9 +226,61 @@ def test_pictures_of_charts(tmp_path):
             document.draw(block, tmp_path / "chart.png")
             pixels = image.imread(tmp_path / "chart.png")
             assert pixels.shape[0] > 300
-            # Something is drawn in colour.
-            colour = np.abs(pixels[..., 0] - pixels[..., 2]) > 0.2
-            assert colour.sum() > 500
+            for series, bar in zip(block.series, styles.BARS, strict=False):
+                colour = bar if block.bars else styles.style_of(series.name).colour
+                wanted = [int(colour[place : place + 2], 16) / 255 for place in (1, 3, 5)]
+                close = np.abs(pixels[..., :3] - wanted).max(axis=-1) < 0.02
+                assert close.sum() > 150, series.name
+
+
+def page_numbers(text: str) -> list[str]:
+    """Return the numbers of a text in their order, without the signs that separate thousands."""
+    return re.findall(r"\d+(?:\.\d+)?", text.replace(",", ""))
+
+
+def plain(text: str) -> str:
+    """Return a text without its marks, as a page shows it."""
+    return re.sub(r"\]\([^)]*\)|[`*\[]", "", text)
+
+
+def shown(blocks) -> list[str]:
+    """Return what a page is to show of every block but charts, one text a line or cell."""
+    texts = []
+    for block in blocks:
+        match block:
+            case Heading(_, text) | Text(text):
+                texts.append(plain(text))
+            case Items(items):
+                texts += [plain(item) for item in items]
+            case Table(head, rows):
+                texts += [plain(cell) for line in (head, *rows) for cell in line]
+            case Code(text):
+                texts.append(text)
+    return texts
+
+
+def assert_same_numbers(browser, blocks) -> None:
+    """Compare every number on the page with the document's, and every point of every chart."""
+    found = browser.execute_script(
+        "return Array.from(document.querySelectorAll('h1, h2, h3, p, body > ul > li, th, td, pre')"
+        ").map(element => element.textContent)"
+    )
+    expected = shown(blocks)
+    assert len(found) == len(expected)
+    for on_page, text in zip(found, expected, strict=True):
+        assert page_numbers(plain(on_page)) == page_numbers(text)
+    for chart in blocks:
+        if not isinstance(chart, Chart):
+            continue
+        drawn = browser.execute_script(
+            "return document.getElementById(arguments[0]).data.map("
+            "one => [one.name, Array.from(one.x), Array.from(one.y)])",
+            f"chart-{chart.name}",
+        )
+        for (name, x, y), series in zip(drawn, chart.series, strict=True):
+            assert name == series.name
+            assert x == list(series.x)
+            assert y == pytest.approx(list(series.y), rel=1e-12)
 
 
 def opened(path: Path):
@@ -183,6 +297,15 @@ def opened(path: Path):
     browser = webdriver.Chrome(options=options, service=service)
     browser.get(path.as_uri())
     return browser
+
+
+def test_a_contender_looks_the_same_in_picture_and_page():
+    (lines,) = [block for block in BLOCKS if isinstance(block, Chart) and not block.bars]
+    first, second = document._plotly(lines)["data"]
+    style = styles.style_of("QDP")
+    assert first["line"] == {"color": style.colour, "dash": "solid", "width": style.width}
+    assert second["line"]["color"] == styles.style_of("Qulacs").colour != style.colour
+    assert [symbol.endswith("-open") for symbol in second["marker"]["symbol"]] == [False, True]
 
 
 @pytest.mark.parametrize("whole", [False, True])
@@ -207,7 +330,11 @@ def test_the_page_in_a_browser(tmp_path, whole):
                 f"chart-{chart.name}",
             )
             assert drawn == len(chart.series), chart.name
+        assert_same_numbers(browser, blocks)
         if not whole:
+            changed = [*blocks, Text("1000 times")]
+            with pytest.raises(AssertionError):
+                assert_same_numbers(browser, changed)
             head = browser.find_elements("css selector", "th")[1]
 
             def cells():

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from benchmark import benchmark_scaling
-from benchmark.core import command_line, plots, records, report, runner
+from benchmark.core import command_line, document, plots, records, report, runner
 from benchmark.core.cases import EncodingCase
 from benchmark.core.command_line import Journal
 from benchmark.core.records import Leg
@@ -280,7 +280,7 @@ def test_extrapolated_points_are_hollow():
 
     figure, axes = pyplot.subplots()
     legs = [leg_of("numpy", [1.0, 2.0], 10), leg_of("numpy", [1.0, 2.0], 100, rows_measured=10)]
-    plots.draw_sweep(axes, legs, "samples")
+    document.draw_lines(axes, plots.sweep_chart("", "", legs, "samples"))
     hollow = [line for line in axes.lines if line.get_markerfacecolor() == "white"]
     assert [line.get_xydata().tolist() for line in hollow] == [[[100, legs[1].throughput]]]
     pyplot.close(figure)

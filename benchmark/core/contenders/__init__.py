@@ -119,6 +119,13 @@ BY_KIND: dict[str, Mapping[str, Any]] = {
     "training": TRAINERS,
 }
 
+# Whose rows lie in a GPU's memory before the clock starts, or go there while it runs.
+ON_GPU = frozenset(
+    name
+    for kinds in (CONTENDERS, ENCODERS)
+    for name, kind in kinds.items()
+    if issubclass(kind, OnGpu)
+)
 OWN = (
     "qdp",
     "qdp-fused",
@@ -155,12 +162,8 @@ GROUPS: dict[str, tuple[str, ...]] = {
     ),
     # All that do the same work: a pruned run is asked for by its name, and reported apart, as is
     # what runs on a GPU, where rows lie in its memory before the clock starts.
-    "all": tuple(
-        name
-        for name, kind in CONTENDERS.items()
-        if name != "qdp-pruned" and not issubclass(kind, OnGpu)
-    ),
-    "gpu": tuple(name for name, kind in CONTENDERS.items() if issubclass(kind, OnGpu)),
+    "all": tuple(name for name in CONTENDERS if name != "qdp-pruned" and name not in ON_GPU),
+    "gpu": tuple(name for name in CONTENDERS if name in ON_GPU),
 }
 
 
@@ -186,6 +189,7 @@ __all__ = [
     "CONTENDERS",
     "ENCODERS",
     "GROUPS",
+    "ON_GPU",
     "OWN",
     "ROADMAP_RIVAL",
     "TRAINERS",
