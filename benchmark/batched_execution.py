@@ -12,7 +12,6 @@ puts the tables of the newest record into benchmark/docs/batched_execution.md, `
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import sys
 import time
@@ -476,10 +475,7 @@ def main(arguments: list[str] | None = None) -> int:
         lines.append(line)
         where = f"n = {line['n_qubits']}, {line['rows']} rows"
         print(f"{where:22s}{line['what']:52s}{us(line, line['rows'])} us", flush=True)
-    path = records.output_stem(options.output_dir, started, "batched_execution")
-    content = "".join(json.dumps(line) + "\n" for line in lines)
-    records.atomic_write(path.with_suffix(".jsonl"), content.encode())
-    print(f"Saved: {path}.jsonl")
+    records.save_study(options.output_dir, started, "batched_execution", lines)
     return 0
 
 

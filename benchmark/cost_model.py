@@ -14,7 +14,6 @@ raw times; fits, document and chart are derived from those alone.
 from __future__ import annotations
 
 import argparse
-import json
 import math
 import sys
 import time
@@ -553,11 +552,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     if arguments.records is None:
         lines = run(arguments)
-        stem = records.output_stem(arguments.output_dir, datetime.now(), "cost_model")
-        path = stem.with_suffix(".jsonl")
-        content = "".join(json.dumps(line, allow_nan=False) + "\n" for line in lines)
-        records.atomic_write(path, content.encode())
-        print(f"Saved: {path}")
+        path = records.save_study(arguments.output_dir, datetime.now(), "cost_model", lines)
     else:
         path = arguments.records
         lines = records.read_lines(path)

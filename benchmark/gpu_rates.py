@@ -22,7 +22,6 @@ them) or kernel. The file is whole after each part, also when the run is interru
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -416,7 +415,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         for new in measure(options, sizes, progress):
             lines += new
-            records.atomic_write(path, "".join(json.dumps(line) + "\n" for line in lines).encode())
+            records.write_lines(path, lines)
     except KeyboardInterrupt:
         interrupted = True
     finally:

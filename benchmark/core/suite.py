@@ -224,5 +224,5 @@ def _continuation(step: Step, begun: Path, output: Path) -> list[str]:
     if not begun.exists():
         return []
     note, name = begun.read_text(encoding="utf-8").splitlines()
-    goes_on = note == step.note and step.script in (GRADIENT, SCALING)
+    goes_on = note == step.note and step.script in (GRADIENT, SCALING, TRAINING)
     return ["--resume", str(output / name)] if goes_on else []

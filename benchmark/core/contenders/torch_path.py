@@ -13,18 +13,12 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from benchmark.core.cases import GradientCase, diagonal_signs, ladder_source, observable_diagonal
-from benchmark.core.contenders.base import (
-    EncodedOnce,
-    Features,
-    Gradients,
-    chunk_bounds,
-    chunk_rows,
-)
+from benchmark.core.cases import diagonal_signs, ladder_source, observable_diagonal
+from benchmark.core.contenders.base import EncodedOnceInChunks, Gradients, chunk_bounds
 from benchmark.core.contenders.gpu import OnGpu, torch_problem
 
 
-class TorchGates(EncodedOnce):
+class TorchGates(EncodedOnceInChunks):
     """Gate by gate, a chunk of rows at a time, torch's own threads inside each operation."""
 
     name = "torch"
@@ -33,11 +27,6 @@ class TorchGates(EncodedOnce):
     rule = "adjoint"
     distributions: ClassVar[tuple[str, ...]] = ("torch", "numpy")
     device: ClassVar[str] = "cpu"
-    amplitudes_per_chunk = 2**16
-
-    def __init__(self, case: GradientCase, features: Features) -> None:
-        super().__init__(case, features)
-        self.size = chunk_rows(case.state_size, self.amplitudes_per_chunk, len(features), 1)
 
     def prepare(self) -> None:
         """Make the tables and run one chunk."""
