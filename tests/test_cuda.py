@@ -18,6 +18,9 @@ import pytest
 from samples import random_circuit, random_numbers, random_observables, random_states
 from tolerance import assert_close
 
+pytest.importorskip("cuda.core", reason="GPU arrays are handed out by cuda.core")
+from emulator import Emulator, assert_all_is_given_back
+
 import qdp
 from qdp import gates
 from qdp.ansatz import data_reuploading, ry_rz_ladder
@@ -35,49 +38,6 @@ REQUIRED = os.environ.get("QDP_REQUIRE", "").split(",")
 # Room for the sums that wait, and so many amplitudes of 16 bytes.
 LARGE = 200 * 2**10
 SMALL = 2048 + (16 << 4)
-
-
-class Emulator(device.Device):
-    """Runs the kernels on the processor; ``backwards`` runs the threads of a phase in reverse."""
-
-    def __init__(self, libraries, shared_bytes, backwards=False, free=2**30):
-        self.shared_bytes = shared_bytes
-        self._libraries = libraries
-        self._backwards = backwards
-        self._free = free
-        self.allocated = {}
-        self.launches = []
-
-    def free_bytes(self):
-        return self._free
-
-    def allocate(self, n_bytes):
-        # NaN, so that what nobody wrote is seen.
-        buffer = np.full(-(-n_bytes // 8), np.nan)
-        address = buffer.ctypes.data
-        self.allocated[address] = buffer
-        return address, address
-
-    def free(self, kept):
-        del self.allocated[kept]
-
-    def upload(self, address, array):
-        assert array.flags.c_contiguous
-        ctypes.memmove(address, array.ctypes.data, array.nbytes)
-
-    def download(self, array, address):
-        assert array.flags.c_contiguous
-        ctypes.memmove(array.ctypes.data, address, array.nbytes)
-
-    def launch(self, precision, kernel, grid, block, shared, call):
-        assert block % 32 == 0
-        assert 32 <= block <= 512
-        assert shared <= self.shared_bytes
-        self.launches.append(kernel)
-        found = self._libraries[precision].emulate(
-            kernel.encode(), grid, block, shared, self._backwards, ctypes.c_void_p(call)
-        )
-        assert found, f"there is no kernel {kernel}"
 
 
 @pytest.fixture(scope="module")
@@ -104,8 +64,9 @@ def libraries(tmp_path_factory):
 def emulated(request, libraries):
     kind, _, order = request.param.partition("-")
     emulator = Emulator(libraries, LARGE if kind == "whole" else SMALL, order == "backwards")
-    yield CudaBackend(emulator)
-    assert not emulator.allocated, "memory was not given back"
+    backend = CudaBackend(emulator)
+    yield backend
+    assert_all_is_given_back(backend)
 
 
 def depth_of(circuit):
@@ -260,7 +221,8 @@ def test_small_states_take_one_launch_and_large_ones_tiles(libraries):
     circuit, batch, observables = problem("ladder", 6, "float64", False)
     for shared_bytes, kernel, other in ((LARGE, "run", "pass"), (SMALL, "pass", "run")):
         emulator = Emulator(libraries, shared_bytes)
-        CudaBackend(emulator).adjoint(circuit, batch, observables, ALL)
+        backend = CudaBackend(emulator)
+        backend.adjoint(circuit, batch, observables, ALL)
         assert kernel in emulator.launches
         assert other not in emulator.launches
 
@@ -271,7 +233,7 @@ def test_chunks_give_the_same_bits(emulated):
     whole = emulated.adjoint(circuit, batch, observables, ALL)
     shifted = emulated.shifted_expectation(circuit, batch, observables, shifts)
     emulated.device._free = 150_000
-    emulated.device.launches.clear()
+    emulated.device.log.clear()
     chunked = emulated.adjoint(circuit, batch, observables, ALL)
     assert emulated.device.launches.count("angles") > 1
     for name in ("values", "parameters", "inputs", "states"):
@@ -296,7 +258,7 @@ def test_memory_is_given_back_on_an_error(emulated, monkeypatch):
     monkeypatch.setattr(emulated.device, "launch", fail)
     with pytest.raises(DeviceError, match="not to be"):
         emulated.expectation(circuit, batch, observables)
-    assert not emulated.device.allocated
+    assert_all_is_given_back(emulated)
 
 
 # Compiled for GPUs

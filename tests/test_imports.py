@@ -16,6 +16,7 @@ LAYERS = [
     {"errors"},
     {"memory"},
     {"arrays"},
+    {"device_arrays"},
     {"sources"},
     {"readers.files"},
     {"readers.images", "readers.tables", "readers.containers"},

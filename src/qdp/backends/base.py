@@ -9,7 +9,7 @@ O = observables, 2**n = amplitudes.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -17,7 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qdp.circuit import Circuit, Observable
-from qdp.encodings import Encoding, Fill
+from qdp.device_arrays import Memory, Target
+from qdp.encodings import Encoding, Fill, GateEncoding
 
 Precision = Literal["double", "single"]
 Array = NDArray[np.generic]
@@ -36,6 +37,12 @@ class Batch:
     ``checks_rows`` only, it is to be called for a row that is not finite, that is all zero, or,
     without ``normalize``, further from norm 1 than ``norm_tolerance``; it raises the error.
     ``prune`` allows to leave out rotations that change no expectation value.
+
+    With ``target``, which only backends with ``memory`` are given, all arrays are DeviceArrays on
+    its GPU, of any real dtype where it says float64 above, and results are made by it. Nobody has
+    looked at their values: rows that can't be used become NaN. ``inputs`` may be (F,) and
+    ``states`` a single row for all. ``features`` (rows or 1, k) of an ``encoding`` by angles then
+    stay apart: the circuit reads them, and their products, behind ``n_own_inputs`` inputs.
     """
 
     rows: int
@@ -48,6 +55,10 @@ class Batch:
     recheck: Callable[[], object] | None = None
     norm_tolerance: float = 0.0
     prune: bool = False
+    target: Target | None = None
+    encoding: GateEncoding | None = None
+    features: Array | None = None
+    n_own_inputs: int = 0
 
     @property
     def real_dtype(self) -> type[np.floating]:
@@ -67,7 +78,9 @@ class AdjointResult:
     ``values`` is (rows, O). ``parameters`` is (rows, O, P), ``inputs`` (rows, O, F), ``states``
     (rows, O, 2**n) complex in torch's convention (d/dRe + i d/dIm; with ``Batch.normalize`` it is
     taken with respect to the normalised, padded state); each None unless asked for. With
-    cotangents the observables are contracted first and O is 1 in the derivatives.
+    cotangents the observables are contracted first and O is 1 in the derivatives. Of a batch with
+    ``target``, ``inputs`` has the own ones only, and ``states`` is taken with respect to the rows
+    as they were given, (rows, O, columns), real for real ones, or to the encoding's features.
     """
 
     values: Array
@@ -87,8 +100,28 @@ class Backend(ABC):
     # Whether rows are looked at while they are loaded, so that the caller need not do so before.
     checks_rows = False
 
+    @property
+    def memory(self) -> Memory | None:
+        """The GPU whose arrays it takes without a copy, None for the CPU's memory only."""
+        return None
+
     def encoder(self, encoding: Encoding) -> Fill | None:
         """Return this backend's loop from features to states, or None for NumPy's."""
+        return None
+
+    def weighted_shifts(
+        self,
+        circuit: Circuit,
+        batch: Batch,
+        observables: Sequence[Observable],
+        shifts: Sequence[tuple[Shift, ...]],
+        terms: Mapping[str, Sequence[Sequence[tuple[int, float]]]],
+    ) -> AdjointResult | None:
+        """Return weighted sums of shifted values; None if the backend leaves that to the caller.
+
+        ``terms`` has, for "parameters" and "inputs", the evaluations of each column and their
+        weights. Evaluation 0 gives the values.
+        """
         return None
 
     @abstractmethod

@@ -4,24 +4,40 @@
 A state that fits into the shared memory of a block runs in one launch, gradient included; larger
 ones lie in the device's memory and take one launch for as many operations as stay inside a tile.
 The arithmetic is in ``kernels/engine.cu``, whose letters are used here, the device in
-``device.py``. Arrays are NumPy's, copied to the device and back.
+``device.py``. Arrays on the device are worked on where they lie, on the stream of their library;
+NumPy arrays are copied there and back, chunks of many rows through pinned memory on two streams.
+What a circuit's structure needs on the device stays there for the next call.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import contextlib
+import threading
+import weakref
+from collections import OrderedDict
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from qdp import memory
 from qdp.backends.base import AdjointResult, Array, Backend, Batch, Precision, Shift
-from qdp.backends.device import Arena, CudaDevice, Device, call_fields
+from qdp.backends.device import Arena, CudaDevice, Device, Staging, call_fields
 from qdp.circuit import Circuit, Observable
-from qdp.encodings import Amplitude, Encoding, Fill, GateEncoding, norm_tolerance
+from qdp.device_arrays import DeviceArray, Memory, Target
+from qdp.encodings import (
+    Amplitude,
+    Encoding,
+    Fill,
+    GateEncoding,
+    ProductPhases,
+    norm_tolerance,
+)
+from qdp.errors import DeviceError
+from qdp.gates import Angle
 from qdp.program import Group, Program, compile_program
 
 _KINDS = {"rotations": 0, "diagonal": 1, "table": 2, "dense": 3, "permutation": 4}
@@ -40,6 +56,15 @@ _MOST_WORDS = 16
 _MOST_TILE_BYTES = 64 * 2**10
 _MOST_PARTS = 64
 _MOST_DENSE_BITS = 28
+# What is kept on the device between calls, and pinned memory for a chunk of rows, both ways.
+_MOST_KEPT_BYTES = 256 * 2**20
+_STAGED_BYTES = 64 * 2**20
+# Arrays that go through pinned memory begin at multiples of 16 bytes.
+_STAGED_SLACK = 512
+
+# The weighted terms of each column of a derivative: number of a rotation or evaluation, weight,
+# and a feature whose distance multiplies, or -1.
+Terms = Sequence[Sequence[tuple[int, float, int]]]
 
 _OP = np.dtype(
     [("kind", "u4"), ("count", "u4"), ("first", "u4"), ("item", "u4"), ("pivots", "u4", 4),
@@ -77,7 +102,7 @@ class _Structure:
     """A program as the kernels read it, without angles.
 
     Each of ``stages`` is its first operation, how many there are, whether it moves whole states,
-    and the basis of its tiles.
+    and the basis of its tiles, all of which are also in the array "basis", one after another.
     """
 
     program: Program
@@ -165,15 +190,16 @@ def _structure(
             "words": np.array(words, _WORD),
             **_items(program),
             **_observed(program),
-            "rotations": np.array(
-                [
-                    (one.angle.scale, one.angle.offset, _SOURCES[one.angle.kind], one.angle.index)
-                    for one in program.rotations
-                ],
-                _ROTATION,
-            ),
+            "rotations": _angles(one.angle for one in program.rotations),
+            "phases": _angles(program.phases),
+            "basis": np.array([vector for *_, basis in layout for vector in basis], np.uint32),
         },
     )
+
+
+def _angles(angles: Iterable[Angle]) -> Array:
+    found = [(one.scale, one.offset, _SOURCES[one.kind], one.index) for one in angles]
+    return np.array(found, _ROTATION)
 
 
 def _tile(masks: Sequence[int], units: Sequence[int], tile_bits: int) -> tuple[int, ...]:
@@ -275,53 +301,118 @@ def _walsh(group: Group, n_qubits: int) -> NDArray[np.complex128]:
     return values
 
 
+# What stays on the device
+
+
+class _Kept:
+    """Arrays on the device that live as long as this object, and until those who used them end."""
+
+    def __init__(self, device: Device, arrays: Mapping[str, Array]) -> None:
+        self.n_bytes = sum(array.nbytes for array in arrays.values())
+        self.addresses: dict[str, int] = {}
+        arena = Arena(device, device.keeper)
+        # Runs make the keeper wait for them, so that freeing on it comes after their last use.
+        self._free = weakref.finalize(self, arena.__exit__)
+        self._free.atexit = False
+        try:
+            for name, array in arrays.items():
+                self.addresses[name] = arena.put(array)
+            # Whatever stream comes later finds the arrays complete.
+            device.synchronize(device.keeper)
+        except BaseException:
+            self._free()
+            raise
+
+
+class _Keeper:
+    """The arrays kept for calls to come, by what they are made of, the latest used."""
+
+    def __init__(self, device: Device) -> None:
+        self._device = device
+        self._kept: OrderedDict[Hashable, _Kept] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def get(self, key: Hashable, make: Callable[[], Mapping[str, Array]]) -> _Kept:
+        """Return what was kept under a key, or put what ``make`` returns onto the device."""
+        with self._lock:
+            found = self._kept.get(key)
+            if found is None:
+                found = self._kept[key] = _Kept(self._device, make())
+            self._kept.move_to_end(key)
+            total = sum(one.n_bytes for one in self._kept.values())
+            while total > _MOST_KEPT_BYTES and len(self._kept) > 1:
+                total -= self._kept.popitem(last=False)[1].n_bytes
+            return found
+
+    def clear(self) -> None:
+        """Forget all, which gives it back once nobody uses it."""
+        with self._lock:
+            self._kept.clear()
+
+
 # Runs
 
 
 @dataclass
 class _Outputs:
-    """Host arrays to fill, None where not wanted; shapes as in ``Backend``.
+    """Arrays to fill, on the host or the device, None where not wanted; shapes as in ``Backend``.
 
-    ``values`` is (evaluations, rows, O); derivatives are (rows, slots, ...).
+    ``values`` is (evaluations, rows, O); derivatives are (rows, slots, ...). Of shifted
+    evaluations, ``shifts``, either all values are wanted, or ``weighted`` sums of them: terms and
+    arrays (rows, O, columns). ``states`` is made from the gradient by the state, or by features.
     """
 
     values: Array | None = None
     parameters: Array | None = None
     inputs: Array | None = None
-    state_gradient: Array | None = None
+    states: Array | None = None
     final_states: Array | None = None
     probabilities: Array | None = None
-    read_bits: Sequence[int] = ()
+    read_bits: tuple[int, ...] = ()
     cotangents: Array | None = None
-    shifts: Array | None = None
+    shifts: tuple[tuple[Shift, ...], ...] | None = None
+    weighted: tuple[tuple[Terms, Array], ...] = ()
     gradient: bool = False
+    needs_state_gradient: bool = False
 
     @property
-    def evaluations(self) -> int:
+    def n_evaluations(self) -> int:
         return 1 if self.shifts is None else len(self.shifts)
+
+    def arrays(self) -> Iterator[Array]:
+        """All arrays to fill."""
+        derivatives = (self.parameters, self.inputs, self.states)
+        found = (*derivatives, self.final_states, self.probabilities, self.values)
+        yield from (array for array in found if array is not None)
+        yield from (array for _, array in self.weighted)
 
     def rows(self, part: slice) -> _Outputs:
         """The part of all arrays that belongs to some rows; views."""
-
-        def cut(array: Array | None) -> Array | None:
-            return None if array is None else array[part]
-
+        values: Any = self.values
+        if isinstance(values, DeviceArray):
+            # Of a single evaluation: shifted values are not asked for there.
+            cut = values.reshape(values.shape[1:]).rows(part)
+            values = cut.reshape((1, *cut.shape))
+        elif values is not None:
+            values = values[:, part]
         return replace(
             self,
-            values=None if self.values is None else self.values[:, part],
-            parameters=cut(self.parameters),
-            inputs=cut(self.inputs),
-            state_gradient=cut(self.state_gradient),
-            final_states=cut(self.final_states),
-            probabilities=cut(self.probabilities),
-            cotangents=cut(self.cotangents),
+            values=values,
+            parameters=_cut(self.parameters, part),
+            inputs=_cut(self.inputs, part),
+            states=_cut(self.states, part),
+            final_states=_cut(self.final_states, part),
+            probabilities=_cut(self.probabilities, part),
+            cotangents=_cut(self.cotangents, part),
+            weighted=tuple((terms, _cut(array, part)) for terms, array in self.weighted),
         )
 
-    def evaluation(self, part: slice) -> _Outputs:
-        """The part that belongs to some evaluations; views."""
-        assert self.shifts is not None
-        assert self.values is not None
-        return replace(self, values=self.values[part], shifts=self.shifts[part])
+
+def _cut(array: Any, part: slice) -> Any:
+    """Some rows of an array, sharing its memory; None of None."""
+    if array is None:
+        return None
+    return array.rows(part) if isinstance(array, DeviceArray) else array[part]
 
 
 class _Launcher:
@@ -330,9 +421,9 @@ class _Launcher:
     def __init__(self, arena: Arena, precision: Precision) -> None:
         self.arena = arena
         self.precision: Precision = precision
-        self.call = np.zeros(1, [(name, "i8") for name in call_fields()])
+        self.call = np.zeros(1, call_fields())
 
-    def __setitem__(self, name: str, value: int) -> None:
+    def __setitem__(self, name: str, value: float) -> None:
         self.call[name] = value
 
     def __getitem__(self, name: str) -> int:
@@ -341,12 +432,18 @@ class _Launcher:
     def __call__(self, kernel: str, grid: int, block: int, shared: int = 0) -> None:
         if grid:
             self.arena.device.launch(
-                self.precision, kernel, grid, block, shared, self.arena.put(self.call)
+                self.precision, kernel, grid, block, shared, self.call, self.arena.stream
             )
 
     def threads(self, kernel: str, number: int) -> None:
         """Launch a thread for each of ``number`` results."""
         self(kernel, -(-number // 128), 128)
+
+    def put(self, name: str, array: Array, *, element: str | None = None) -> None:
+        """Tell where an array is on the device, and what numbers it has."""
+        self[name] = self.arena.put(array)
+        if element is not None:
+            self[element] = _ELEMENTS[array.dtype.type]
 
 
 class CudaBackend(Backend):
@@ -360,6 +457,19 @@ class CudaBackend(Backend):
 
     def __init__(self, device: int | Device = 0) -> None:
         self.device = device if isinstance(device, Device) else CudaDevice(device)
+        self._keeper = _Keeper(self.device)
+        self._pinned: list[NDArray[np.uint8]] = []
+
+    @property
+    def memory(self) -> Memory | None:
+        """The GPU, whose arrays are taken without a copy."""
+        return self.device
+
+    def clear(self) -> None:
+        """Give back the device's and the pinned memory that is kept for calls to come."""
+        self._keeper.clear()
+        while self._pinned:
+            self.device.unpin(self._pinned.pop())
 
     def encoder(self, encoding: Encoding) -> Fill | None:
         """Return the loop from features to states on the device, None for indices."""
@@ -369,28 +479,25 @@ class CudaBackend(Backend):
             partial(self._fill_by_gates, encoding) if isinstance(encoding, GateEncoding) else None
         )
 
-    def state(self, circuit: Circuit, batch: Batch) -> Array:
-        """Return the final states, (rows, 2**n) in the batch's complex dtype."""
-        states = np.empty((batch.rows, 2**circuit.n_qubits), batch.complex_dtype)
+    def state(self, circuit: Circuit, batch: Batch, out: Array | None = None) -> Array:
+        """Return the final states, (rows, 2**n) in the batch's complex dtype, ``out`` if given."""
+        shape = (batch.rows, 2**circuit.n_qubits)
+        states = _empty(batch, shape, batch.complex_dtype) if out is None else out
         self._run(circuit, (), batch, _Outputs(final_states=states), apply_frame=True)
-        phases = compile_program(circuit, (), True).phases
-        if phases:
-            total = sum(angle.evaluate(batch.parameters, batch.inputs) for angle in phases)
-            states *= np.exp(1j * np.asarray(total)).astype(states.dtype).reshape(-1, 1)
         return states
 
     def expectation(
         self, circuit: Circuit, batch: Batch, observables: Sequence[Observable]
     ) -> Array:
         """Return the expectation values, (rows, O)."""
-        values = np.empty((1, batch.rows, len(observables)), batch.real_dtype)
+        values = _empty(batch, (1, batch.rows, len(observables)), batch.real_dtype)
         self._run(circuit, tuple(observables), batch, _Outputs(values=values))
         return values.reshape(values.shape[1:])
 
     def probabilities(self, circuit: Circuit, batch: Batch, wires: Sequence[int]) -> Array:
         """Return the marginal probabilities over ``wires``, in order, (rows, 2**len(wires))."""
-        found = np.empty((batch.rows, 2 ** len(wires)), batch.real_dtype)
-        bits = [circuit.n_qubits - 1 - wire for wire in wires]
+        found = _empty(batch, (batch.rows, 2 ** len(wires)), batch.real_dtype)
+        bits = tuple(circuit.n_qubits - 1 - wire for wire in wires)
         outputs = _Outputs(probabilities=found, read_bits=bits)
         self._run(circuit, (), batch, outputs, apply_frame=True)
         return found
@@ -404,25 +511,19 @@ class CudaBackend(Backend):
         cotangents: Array | None = None,
     ) -> AdjointResult:
         """Differentiate expectation values; shapes as in AdjointResult."""
-        shape = (batch.rows, 1 if cotangents is not None else len(observables))
-        real = batch.real_dtype
+        if cotangents is not None and batch.target is None:
+            cotangents = np.asarray(cotangents, np.float64)
         outputs = _Outputs(
-            values=np.empty((1, batch.rows, len(observables)), real),
-            cotangents=None if cotangents is None else np.asarray(cotangents, np.float64),
+            values=_empty(batch, (1, batch.rows, len(observables)), batch.real_dtype),
+            cotangents=cotangents,
             gradient=True,
         )
-        if "parameters" in wrt:
-            outputs.parameters = np.empty((*shape, circuit.n_parameters), real)
-        if "inputs" in wrt:
-            outputs.inputs = np.empty((*shape, circuit.n_inputs), real)
-        if "states" in wrt:
-            size = 2**circuit.n_qubits
-            outputs.state_gradient = np.empty((*shape, size), batch.complex_dtype)
+        slots = 1 if cotangents is not None else len(observables)
+        _add_derivatives(outputs, circuit, batch, slots, wrt)
         self._run(circuit, tuple(observables), batch, outputs)
         assert outputs.values is not None
-        return AdjointResult(
-            outputs.values[0], outputs.parameters, outputs.inputs, outputs.state_gradient
-        )
+        values = outputs.values.reshape(outputs.values.shape[1:])
+        return AdjointResult(values, outputs.parameters, outputs.inputs, outputs.states)
 
     def shifted_expectation(
         self,
@@ -433,31 +534,90 @@ class CudaBackend(Backend):
     ) -> Array:
         """Return expectation values with shifted angles, (len(shifts), rows, O)."""
         values = np.empty((len(shifts), batch.rows, len(observables)), batch.real_dtype)
-        program = compile_program(circuit, tuple(observables), False, batch.prune)
-        added = np.zeros((len(shifts), len(program.rotations)))
-        for evaluation, group in enumerate(shifts):
-            for operation, slot, amount in group:
-                for index in program.rotations_of(operation, slot):
-                    added[evaluation, index] += program.rotations[index].factor * amount
         if len(shifts):
-            self._run(circuit, tuple(observables), batch, _Outputs(values=values, shifts=added))
+            outputs = _Outputs(values=values, shifts=tuple(map(tuple, shifts)))
+            self._run(circuit, tuple(observables), batch, outputs)
         return values
 
-    def fidelity_kernel(self, left: Array, right: Array) -> Array:
-        """Return |<a|b>|**2 of all pairs of states of one complex dtype, (rows_a, rows_b)."""
-        precision: Precision = "double" if left.dtype == np.complex128 else "single"
-        with Arena(self.device) as arena:
+    def weighted_shifts(
+        self,
+        circuit: Circuit,
+        batch: Batch,
+        observables: Sequence[Observable],
+        shifts: Sequence[tuple[Shift, ...]],
+        terms: Mapping[str, Sequence[Sequence[tuple[int, float]]]],
+    ) -> AdjointResult:
+        """Return weighted sums of shifted values, added up on the device; see ``Backend``."""
+        outputs = _Outputs()
+        _add_derivatives(outputs, circuit, batch, len(observables), frozenset(terms))
+        values = _empty(batch, (batch.rows, len(observables), 1), batch.real_dtype)
+        weighted: list[tuple[Terms, Array]] = [((((0, 1.0, -1),),), values)]
+        if outputs.parameters is not None:
+            weighted.append((_plain(terms["parameters"]), outputs.parameters))
+        if "inputs" in terms:
+            own, of_features = _chained(terms["inputs"], batch)
+            weighted += [(own, outputs.inputs)] if outputs.inputs is not None else []
+            weighted += [(of_features, outputs.states)] if outputs.states is not None else []
+        sums = _Outputs(weighted=tuple(weighted), shifts=tuple(map(tuple, shifts)))
+        self._run(circuit, tuple(observables), batch, sums)
+        return AdjointResult(
+            values.reshape(values.shape[:2]), outputs.parameters, outputs.inputs, outputs.states
+        )
+
+    def fidelity_kernel(
+        self, left: Array, right: Array, target: Target | None = None, tolerance: float = 0.0
+    ) -> Array:
+        """Return |<a|b>|**2 of all pairs of rows, (rows_a, rows_b), in the larger precision.
+
+        Rows may be real or complex; with ``tolerance`` those whose norm is further from 1 become
+        NaN. Both are on the GPU if there is a ``target``, which makes the result.
+        """
+        dtype = np.zeros(0, np.result_type(left.dtype, right.dtype)).real.dtype
+        precision: Precision = "double" if dtype == np.float64 else "single"
+        shape = (left.shape[0], right.shape[0])
+        found: Any = np.empty(shape, dtype) if target is None else target.empty(shape, dtype)
+        stream = self.device.lanes[0] if target is None else target.stream
+        with self._ordered(stream), Arena(self.device, stream) as arena:
             launch = _Launcher(arena, precision)
             launch["n_qubits"] = int(left.shape[1]).bit_length() - 1
-            launch["psi"], launch["other"] = arena.put(left), arena.put(right)
-            launch["other_rows"] = len(right)
-            found: Array = np.empty((len(left), len(right)), left.real.dtype)
-            launch["outputs"] = arena.empty(found.nbytes)
-            launch("overlaps", found.size, 128, _PENDING_BYTES)
-            self.device.download(found, launch["outputs"])
-        return found
+            launch.put("states", left, element="element")
+            launch.put("other", right, element="other_element")
+            launch["other_rows"], launch["tolerance"] = shape[1], tolerance
+            launch["outputs"] = arena.result(found)
+            launch("overlaps", shape[0] * shape[1], 128, _PENDING_BYTES)
+            arena.fetch()
+        if target is None:
+            self.device.synchronize(stream)
+        return cast(Array, found)
+
+    def sum_rows(self, array: Array, target: Target) -> Array:
+        """Return the sum over the first axis of an array on the GPU, added up in double."""
+        found = target.empty(array.shape[1:], array.dtype)
+        single = array.dtype in (np.float32, np.complex64)
+        parts = 2 if array.dtype.kind == "c" else 1
+        with self._ordered(target.stream), Arena(self.device, target.stream) as arena:
+            launch = _Launcher(arena, "single" if single else "double")
+            launch["rows"], launch["columns"] = array.shape[0], parts * found.size
+            launch.put("sums", array)
+            launch["outputs"] = arena.put(found)
+            launch("sum_rows", parts * found.size, 128, _PENDING_BYTES)
+        return cast(Array, found)
 
     # What stands behind the verbs
+
+    @contextlib.contextmanager
+    def _ordered(self, *streams: int) -> Iterator[None]:
+        """Let what is freed on the keeper later wait for the work that is queued inside."""
+        try:
+            yield
+        except BaseException:
+            # The error is what counts; a stream that failed itself has nothing to wait for.
+            for stream in streams:
+                with contextlib.suppress(DeviceError):
+                    self.device.order(stream, self.device.keeper)
+            raise
+        for stream in streams:
+            self.device.order(stream, self.device.keeper)
 
     def _tile_bits(self, n_qubits: int, itemsize: int, buffers: int) -> int:
         """Return the bits of a tile: all, where the whole state fits into shared memory."""
@@ -476,191 +636,80 @@ class CudaBackend(Backend):
         *,
         apply_frame: bool = False,
     ) -> None:
-        """Run all rows and evaluations, in chunks that fit into half of the free memory."""
+        """Run all rows, in chunks that fit into half of the free memory, both lanes together."""
         itemsize = np.dtype(batch.complex_dtype).itemsize
         tile_bits = self._tile_bits(circuit.n_qubits, itemsize, 2 if outputs.gradient else 1)
         prune = batch.prune and not apply_frame
-        structure = _structure(circuit, observables, apply_frame, prune, tile_bits)
-        slots = _slots(outputs, len(observables))
+        key = (circuit, observables, apply_frame, prune, tile_bits)
+        structure = _structure(*key)
+        run = _Chunks(
+            structure,
+            lambda part, make: self._keeper.get((key, part), make),
+            _slots(outputs, len(observables)),
+        )
         n_rotations = len(structure.program.rotations)
         per_item = (4 * itemsize << circuit.n_qubits) + (8 + itemsize) * (n_rotations + 1)
         if tile_bits < circuit.n_qubits:
             per_item += 8 * n_rotations << (circuit.n_qubits - tile_bits)
-        room = self.device.free_bytes() // 2 // per_item
-        if room < slots:
+        per_row = _row_bytes(batch, outputs)
+        free = self.device.free_bytes() // 2
+        room = (free - per_row) // per_item
+        if room < run.slots:
             raise MemoryError(
                 f"a row of {circuit.n_qubits} qubits: expected at most "
-                f"{memory.format_bytes(self.device.free_bytes() // 2)} (half of the GPU's free "
-                f"memory), got a need of {memory.format_bytes(per_item * slots)}; remedy: use "
-                "fewer qubits or observables, or precision='single'"
+                f"{memory.format_bytes(free)} (half of the GPU's free "
+                f"memory), got a need of {memory.format_bytes(per_item * run.slots + per_row)}; "
+                "remedy: use fewer qubits or observables, or precision='single'"
             )
-        rows = max(1, room // slots)
+        rows = max(1, free // (per_item * run.slots + per_row))
+        if batch.target is None:
+            staged = max(1, min(rows // 2, _STAGED_BYTES // max(1, per_row)))
+            if batch.rows > staged:
+                # Two chunks are under way at a time, with as many evaluations at once as fit.
+                self._run_staged(run, batch, outputs, staged, max(1, room // (2 * staged)))
+                return
+        stream = self.device.lanes[0] if batch.target is None else batch.target.stream
         evaluations = max(1, room // min(rows, max(1, batch.rows)))
-        for start in range(0, batch.rows, rows):
-            part = slice(start, min(start + rows, batch.rows))
-            chunk, results = _rows(batch, part), outputs.rows(part)
-            if outputs.shifts is None:
-                self._run_chunk(structure, chunk, results, slots)
-                continue
-            for first in range(0, outputs.evaluations, evaluations):
-                some = results.evaluation(slice(first, first + evaluations))
-                self._run_chunk(structure, chunk, some, slots)
+        with self._ordered(stream):
+            for part in _parts(batch.rows, rows):
+                with Arena(self.device, stream) as arena:
+                    run.queue(arena, _rows(batch, part), outputs.rows(part), evaluations)
+        if batch.target is None:
+            self.device.synchronize(stream)
 
-    def _run_chunk(
-        self, structure: _Structure, batch: Batch, outputs: _Outputs, slots: int
+    def _run_staged(
+        self, run: _Chunks, batch: Batch, outputs: _Outputs, rows: int, evaluations: int
     ) -> None:
-        with Arena(self.device) as arena:
-            launch = _Launcher(arena, batch.precision)
-            _describe(launch, structure, batch, outputs, slots)
-            launch.threads("angles", launch["n_sets"] * launch["n_rotations"])
-            itemsize = np.dtype(batch.complex_dtype).itemsize
-            n_bytes = itemsize << launch["n_qubits"]
-            if structure.tile_bits == launch["n_qubits"]:
-                self._run_whole(launch, structure, outputs, n_bytes)
-            else:
-                self._run_passes(launch, structure, outputs, n_bytes)
-            self._collect(launch, structure, batch, outputs)
+        """Run chunks of NumPy rows on both lanes in turn: one's copies beside the other's work."""
+        n_bytes = rows * _row_bytes(batch, outputs) + batch.parameters.nbytes + _STAGED_SLACK
+        stages: list[Staging] = []
+        try:
+            with self._ordered(*self.device.lanes):
+                for lane in self.device.lanes:
+                    stages.append(Staging(self.device, lane, self._pinned_memory(n_bytes)))
+                for number, part in enumerate(_parts(batch.rows, rows)):
+                    staging = stages[number % 2]
+                    # The chunk before the last: its memory is this one's.
+                    staging.drain()
+                    with Arena(self.device, staging.stream, staging) as arena:
+                        run.queue(arena, _rows(batch, part), outputs.rows(part), evaluations)
+                for staging in stages:
+                    staging.drain()
+        finally:
+            for staging in stages:
+                # After an error copies may still be under way.
+                with contextlib.suppress(DeviceError):
+                    self.device.synchronize(staging.stream)
+                self._pinned.append(staging.buffer)
+            while len(self._pinned) > 2:
+                self.device.unpin(self._pinned.pop(0))
 
-    def _run_whole(
-        self, launch: _Launcher, structure: _Structure, outputs: _Outputs, n_bytes: int
-    ) -> None:
-        """The whole circuit of an item in one block."""
-        arena, n_items = launch.arena, launch["n_items"]
-        if structure.program.denses or structure.program.permutations:
-            launch["scratch"] = arena.empty(n_items * n_bytes)
-        if outputs.final_states is not None or outputs.probabilities is not None:
-            launch["final_states"] = launch["psi"] = arena.empty(n_items * n_bytes)
-        if outputs.values is not None:
-            launch["values"] = arena.empty(outputs.values.nbytes)
-        if outputs.state_gradient is not None:
-            launch["state_gradient"] = arena.empty(n_items * n_bytes)
-        launch["n_targets"] = launch["n_rotations"] + launch["n_observables"]
-        launch["sums"] = arena.empty(8 * n_items * launch["n_targets"])
-        launch["n_ops"] = len(structure.arrays["ops"])
-        threads = _threads(1 << max(0, launch["n_qubits"] - 1))
-        shared = _PENDING_BYTES + (2 if outputs.gradient else 1) * n_bytes
-        launch("run", n_items, threads, shared)
-
-    def _run_passes(
-        self, launch: _Launcher, structure: _Structure, outputs: _Outputs, n_bytes: int
-    ) -> None:
-        """States in device memory, a launch for each stage."""
-        arena, n_items = launch.arena, launch["n_items"]
-        n_tiles = 1 << (launch["n_qubits"] - structure.tile_bits)
-        n_parts = min(_MOST_PARTS, n_tiles)
-        launch["psi"] = arena.empty(n_items * n_bytes)
-        launch["scratch"] = arena.empty(n_items * n_bytes)
-        launch["n_parts"] = n_parts
-        if launch["normalize"]:
-            launch["norm_parts"] = arena.empty(8 * n_items * n_parts)
-            launch("norms", n_items * n_parts, _MOST_THREADS, _PENDING_BYTES)
-        launch("load", n_items * n_parts, _MOST_THREADS)
-        for stage in structure.stages:
-            self._stage(launch, structure, stage, backward=False)
-        launch["final_states"] = launch["psi"]
-        if outputs.values is not None:
-            launch["n_parts"], launch["n_targets"] = n_parts, launch["n_observables"]
-            launch["parts"] = arena.empty(8 * n_items * launch["n_targets"] * n_parts)
-            launch["sums"] = arena.empty(8 * n_items * launch["n_targets"])
-            launch("observe", n_items * n_parts, _MOST_THREADS, _PENDING_BYTES)
-            launch.threads("gather_parts", n_items * launch["n_targets"])
-            found = np.empty((outputs.evaluations, launch["rows"], launch["n_slots"],
-                              launch["n_observables"]))  # fmt: skip
-            self.device.download(found, launch["sums"])
-            outputs.values[...] = found[:, :, 0]
-        if not outputs.gradient:
-            return
-        launch["lambda"] = arena.empty(n_items * n_bytes)
-        launch("pull", n_items * n_parts, _MOST_THREADS)
-        launch["n_targets"] = launch["n_rotations"]
-        launch["parts"] = arena.empty(8 * n_items * launch["n_targets"] * n_tiles)
-        launch["sums"] = arena.empty(8 * n_items * launch["n_targets"])
-        for stage in reversed(structure.stages):
-            self._stage(launch, structure, stage, backward=True)
-        launch["n_parts"] = n_tiles
-        launch.threads("gather_parts", n_items * launch["n_targets"])
-        if outputs.state_gradient is not None:
-            launch["n_parts"] = n_parts
-            launch["state_gradient"] = launch["scratch"]
-            launch("doubled", n_items * n_parts, _MOST_THREADS)
-
-    def _stage(
-        self,
-        launch: _Launcher,
-        structure: _Structure,
-        stage: tuple[int, int, bool, tuple[int, ...]],
-        *,
-        backward: bool,
-    ) -> None:
-        first, count, moves, basis = stage
-        if not count:
-            return
-        all_ops = launch["ops"]
-        n_items = launch["n_items"]
-        launch["ops"], launch["n_ops"] = all_ops + first * _OP.itemsize, count
-        if moves:
-            launch["inverse"], launch["n_parts"] = int(backward), _MOST_PARTS
-            for name in ("psi", "lambda") if backward else ("psi",):
-                state, scratch, psi = launch[name], launch["scratch"], launch["psi"]
-                launch["psi"] = state
-                launch("gather", n_items * _MOST_PARTS, _MOST_THREADS)
-                launch["psi"] = psi
-                launch[name], launch["scratch"] = scratch, state
-        else:
-            launch["tile_bits"] = structure.tile_bits
-            launch["n_parts"] = 1 << (launch["n_qubits"] - structure.tile_bits)
-            launch["basis"] = launch.arena.put(np.array(basis, np.uint32))
-            pivots = sum(1 << (vector.bit_length() - 1) for vector in basis)
-            launch["free_mask"] = (1 << launch["n_qubits"]) - 1 ^ pivots
-            launch["gradient"] = int(backward)
-            itemsize = 16 if launch.precision == "double" else 8
-            shared = _PENDING_BYTES + ((2 if backward else 1) * itemsize << structure.tile_bits)
-            launch("pass", n_items * launch["n_parts"], _threads(1 << structure.tile_bits), shared)
-        launch["ops"] = all_ops
-
-    def _collect(
-        self, launch: _Launcher, structure: _Structure, batch: Batch, outputs: _Outputs
-    ) -> None:
-        """Bring what was asked for back to the host."""
-        device = self.device
-        if outputs.values is not None and launch["values"]:
-            values = np.empty(outputs.values.shape, batch.real_dtype)
-            device.download(values, launch["values"])
-            outputs.values[...] = values
-        if outputs.final_states is not None:
-            device.download(outputs.final_states, launch["final_states"])
-        if outputs.state_gradient is not None:
-            device.download(outputs.state_gradient, launch["state_gradient"])
-        for kind, target in (("parameter", outputs.parameters), ("input", outputs.inputs)):
-            if target is not None and target.size:
-                self._accumulate(launch, structure.program, kind, target)
-        if outputs.probabilities is not None:
-            bits = list(outputs.read_bits)
-            launch["psi"] = launch["final_states"]
-            launch["read_bits"] = launch.arena.put(np.array(bits, np.uint32))
-            launch["n_read"] = len(bits)
-            launch["other_mask"] = (1 << launch["n_qubits"]) - 1 ^ sum(1 << bit for bit in bits)
-            launch["outputs"] = launch.arena.empty(outputs.probabilities.nbytes)
-            others = 1 << (launch["n_qubits"] - len(bits))
-            launch("marginals", outputs.probabilities.size, _threads(others), _PENDING_BYTES)
-            device.download(outputs.probabilities, launch["outputs"])
-
-    def _accumulate(self, launch: _Launcher, program: Program, kind: str, target: Array) -> None:
-        """Add up the slopes of all rotations that read one parameter or input."""
-        n_outputs = target.shape[2]
-        terms: list[list[tuple[int, float]]] = [[] for _ in range(n_outputs)]
-        for number, rotation in enumerate(program.rotations):
-            if rotation.angle.kind == kind:
-                terms[rotation.angle.index].append((number, rotation.angle.scale))
-        flat = [term for group in terms for term in group]
-        arena = launch.arena
-        launch["first_terms"] = arena.put(np.cumsum([0, *map(len, terms)], dtype=np.int64))
-        launch["terms"] = arena.put(np.array([number for number, _ in flat], np.int64))
-        launch["scales"] = arena.put(np.array([scale for _, scale in flat], np.float64))
-        launch["n_outputs"] = n_outputs
-        launch["outputs"] = arena.empty(target.nbytes)
-        launch.threads("accumulate", launch["n_items"] * n_outputs)
-        self.device.download(target, launch["outputs"])
+    def _pinned_memory(self, n_bytes: int) -> NDArray[np.uint8]:
+        """Return pinned memory, that of an earlier call if it is large enough."""
+        for number, buffer in enumerate(self._pinned):
+            if len(buffer) >= n_bytes:
+                return self._pinned.pop(number)
+        return self.device.pin(n_bytes)
 
     def _fill_amplitudes(self, encoding: Amplitude, features: Array, out: Array) -> bool:
         if not encoding.normalize:
@@ -679,7 +728,7 @@ class CudaBackend(Backend):
             normalize=encoding.normalize,
             precision=_precision_of(out),
         )
-        out[...] = self.state(circuit, batch)
+        self.state(circuit, batch, out)
         return True
 
     def _fill_by_gates(self, encoding: GateEncoding, features: Array, out: Array) -> bool:
@@ -687,49 +736,414 @@ class CudaBackend(Backend):
         circuit = encoding.before(Circuit(n_qubits), features.shape[1])
         batch = Batch(len(features), np.zeros(0), inputs=encoding.angles(features, n_qubits),
                       precision=_precision_of(out))  # fmt: skip
-        out[...] = self.state(circuit, batch)
+        self.state(circuit, batch, out)
         return True
 
 
-def _describe(
-    launch: _Launcher, structure: _Structure, batch: Batch, outputs: _Outputs, slots: int
+@dataclass(frozen=True)
+class _Chunks:
+    """Queues the work of chunks of rows of one run.
+
+    ``keep`` puts arrays onto the device for this run and later ones; ``shifts`` are there too, of
+    ``n_evaluations``. ``slots`` observables are differentiated one by one. What is ``held`` must
+    outlive the run.
+    """
+
+    structure: _Structure
+    keep: Callable[[Hashable, Callable[[], Mapping[str, Array]]], _Kept]
+    slots: int
+    held: list[_Kept] = field(default_factory=list)
+
+    def address(self, key: Hashable, make: Callable[[], Mapping[str, Array]]) -> dict[str, int]:
+        """Return the addresses of arrays that stay on the device under a key."""
+        self.held.append(self.keep(key, make))
+        return self.held[-1].addresses
+
+    def queue(self, arena: Arena, batch: Batch, outputs: _Outputs, evaluations: int) -> None:
+        """Queue everything for some rows on the arena's stream, ``evaluations`` at a time."""
+        launch = _Launcher(arena, batch.precision)
+        self._describe(launch, batch, outputs)
+        in_parts = evaluations < outputs.n_evaluations
+        sums = [
+            (terms, target.shape[2], arena.result(target), arena.empty(8 * target.size * in_parts))
+            for terms, target in outputs.weighted
+        ]
+        told = launch.call.copy()
+        for first in range(0, outputs.n_evaluations, evaluations):
+            part = slice(first, min(first + evaluations, outputs.n_evaluations))
+            launch.call[...] = told
+            with Arena(arena.device, arena.stream, arena.staging) as launch.arena:
+                self._evaluate(launch, batch, outputs, part)
+                for terms, n_outputs, address, totals in sums:
+                    launch["totals"] = totals if in_parts else 0
+                    launch["outputs"] = address if part.stop == outputs.n_evaluations else 0
+                    self._add_up(launch, terms, n_outputs, part)
+                launch.arena.fetch()
+        arena.fetch()
+
+    def _describe(self, launch: _Launcher, batch: Batch, outputs: _Outputs) -> None:
+        """Say what a chunk works on, and put onto the device what isn't there."""
+        program = self.structure.program
+        for name, address in self.address("structure", lambda: self.structure.arrays).items():
+            launch[name] = address
+        launch["n_qubits"], launch["rows"] = program.n_qubits, batch.rows
+        launch["n_slots"] = self.slots
+        launch["n_rotations"] = len(program.rotations)
+        launch["n_groups"] = len(program.groups)
+        launch["n_observables"] = program.n_observables
+        launch["gradient"] = int(outputs.gradient)
+        launch["measures"] = int(outputs.values is not None or bool(outputs.weighted))
+        launch.put("parameters", batch.parameters, element="parameter_element")
+        launch["parameter_stride"] = _stride(batch.parameters, batch.rows)
+        if batch.inputs is not None:
+            launch.put("inputs", batch.inputs, element="input_element")
+            launch["input_stride"] = _stride(batch.inputs, batch.rows)
+        if batch.features is not None:
+            self._describe_features(launch, batch, batch.features)
+        if batch.states is not None:
+            launch.put("states", batch.states, element="element")
+            launch["columns"] = batch.states.shape[1]
+            launch["one_state"] = int(_stride(batch.states, batch.rows) == 0)
+            launch["normalize"] = int(batch.normalize)
+            if batch.target is not None:
+                launch["tolerance"] = batch.norm_tolerance
+        elif batch.indices is not None:
+            launch["element"] = _INDEX
+            launch.put("states", batch.indices)
+            launch["one_state"] = int(len(batch.indices) < batch.rows)
+        if outputs.cotangents is not None:
+            launch["contracted"] = 1
+            launch.put("cotangents", outputs.cotangents, element="cotangent_element")
+
+    def _describe_features(self, launch: _Launcher, batch: Batch, features: Array) -> None:
+        """Let the circuit read the features of an encoding behind its own inputs."""
+        centre, pairs = _products(batch)
+        launch.put("features", features, element="feature_element")
+        launch["feature_stride"] = _stride(features, batch.rows)
+        launch["n_features"], launch["n_own"] = features.shape[1], batch.n_own_inputs
+        launch["centre"] = centre
+        if not pairs and not batch.n_own_inputs:
+            for name in ("", "_element", "_stride"):
+                launch[f"input{name or 's'}"] = launch[f"feature{name or 's'}"]
+            return
+        if pairs:
+            launch["pairs"] = self.address(
+                ("pairs", pairs), lambda: {"pairs": np.array(pairs, np.uint32)}
+            )["pairs"]
+        launch["n_pairs"] = len(pairs)
+        launch["n_outputs"] = batch.n_own_inputs + features.shape[1] + len(pairs)
+        launch["outputs"] = launch.arena.empty(8 * batch.rows * launch["n_outputs"])
+        launch.threads("columns", batch.rows * launch["n_outputs"])
+        launch["inputs"], launch["input_stride"] = launch["outputs"], launch["n_outputs"]
+        launch["input_element"] = _ELEMENTS[np.float64]
+
+    def _evaluate(self, launch: _Launcher, batch: Batch, outputs: _Outputs, part: slice) -> None:
+        """Run some evaluations of a chunk."""
+        program, n_rotations = self.structure.program, launch["n_rotations"]
+        n_evaluations = part.stop - part.start
+        launch["n_items"] = n_evaluations * batch.rows * self.slots
+        per_row = batch.parameters.ndim == 2 or program.n_inputs > 0
+        sets_a_row = batch.rows if per_row else 1
+        launch["n_sets"] = n_evaluations * sets_a_row
+        launch["set_row_stride"], launch["set_stride"] = int(per_row), sets_a_row
+        if outputs.shifts is not None:
+            shifts = outputs.shifts
+            found = self.address(("shifts", shifts), lambda: {"all": _shift_table(program, shifts)})
+            launch["shifts"] = found["all"] + 8 * part.start * n_rotations
+        itemsize = np.dtype(batch.complex_dtype).itemsize
+        launch["coefficients"] = launch.arena.empty(launch["n_sets"] * n_rotations * itemsize)
+        launch.threads("angles", launch["n_sets"] * n_rotations)
+        values = None if outputs.values is None else _cut(outputs.values, part)
+        if self.structure.tile_bits == program.n_qubits:
+            self._run_whole(launch, outputs, values, itemsize << program.n_qubits)
+        else:
+            self._run_passes(launch, outputs, values, itemsize << program.n_qubits)
+        self._collect(launch, batch, outputs)
+
+    def _run_whole(
+        self, launch: _Launcher, outputs: _Outputs, values: Array | None, n_bytes: int
+    ) -> None:
+        """The whole circuit of an item in one block."""
+        arena, n_items = launch.arena, launch["n_items"]
+        if self.structure.program.denses or self.structure.program.permutations:
+            launch["scratch"] = arena.empty(n_items * n_bytes)
+        if outputs.final_states is not None:
+            launch["final_states"] = arena.result(outputs.final_states)
+        elif outputs.probabilities is not None:
+            launch["final_states"] = arena.empty(n_items * n_bytes)
+        if values is not None:
+            launch["values"] = arena.result(values)
+        if outputs.needs_state_gradient:
+            launch["state_gradient"] = arena.empty(n_items * n_bytes)
+        launch["n_targets"] = launch["n_rotations"] + launch["n_observables"]
+        launch["sums"] = arena.empty(8 * n_items * launch["n_targets"])
+        launch["n_ops"] = len(self.structure.arrays["ops"])
+        # Places in shared memory are those of the whole state: no basis.
+        basis, launch["basis"] = launch["basis"], 0
+        threads = _threads(1 << max(0, launch["n_qubits"] - 1))
+        shared = _PENDING_BYTES + (2 if outputs.gradient else 1) * n_bytes
+        launch("run", n_items, threads, shared)
+        launch["basis"] = basis
+
+    def _run_passes(
+        self, launch: _Launcher, outputs: _Outputs, values: Array | None, n_bytes: int
+    ) -> None:
+        """States in device memory, a launch for each stage."""
+        arena, n_items = launch.arena, launch["n_items"]
+        n_tiles = 1 << (launch["n_qubits"] - self.structure.tile_bits)
+        n_parts = min(_MOST_PARTS, n_tiles)
+        launch["psi"] = arena.empty(n_items * n_bytes)
+        launch["scratch"] = arena.empty(n_items * n_bytes)
+        launch["n_parts"] = n_parts
+        if launch["normalize"] or launch.call["tolerance"][0] > 0:
+            launch["norm_parts"] = arena.empty(8 * n_items * n_parts)
+            launch("norms", n_items * n_parts, _MOST_THREADS, _PENDING_BYTES)
+        launch("load", n_items * n_parts, _MOST_THREADS)
+        bases = [launch["basis"]]
+        for *_, basis in self.structure.stages:
+            bases.append(bases[-1] + 4 * len(basis))
+        stages = list(zip(self.structure.stages, bases, strict=False))
+        for stage, address in stages:
+            self._stage(launch, stage, address, backward=False)
+        launch["final_states"] = launch["psi"]
+        if launch["measures"]:
+            launch["n_parts"], launch["n_targets"] = n_parts, launch["n_observables"]
+            launch["parts"] = arena.empty(8 * n_items * launch["n_targets"] * n_parts)
+            launch["sums"] = arena.empty(8 * n_items * launch["n_targets"])
+            launch("observe", n_items * n_parts, _MOST_THREADS, _PENDING_BYTES)
+            launch.threads("gather_parts", n_items * launch["n_targets"])
+        if values is not None:
+            launch["values"] = arena.result(values)
+            launch.threads("store_values", values.size)
+        if not outputs.gradient:
+            return
+        launch["lambda"] = arena.empty(n_items * n_bytes)
+        launch("pull", n_items * n_parts, _MOST_THREADS)
+        launch["n_targets"] = launch["n_rotations"]
+        launch["parts"] = arena.empty(8 * n_items * launch["n_targets"] * n_tiles)
+        launch["sums"] = arena.empty(8 * n_items * launch["n_targets"])
+        for stage, address in reversed(stages):
+            self._stage(launch, stage, address, backward=True)
+        launch["n_parts"] = n_tiles
+        launch.threads("gather_parts", n_items * launch["n_targets"])
+        if outputs.needs_state_gradient:
+            launch["n_parts"] = n_parts
+            launch["state_gradient"] = launch["scratch"]
+            launch("doubled", n_items * n_parts, _MOST_THREADS)
+
+    def _stage(
+        self,
+        launch: _Launcher,
+        stage: tuple[int, int, bool, tuple[int, ...]],
+        basis_address: int,
+        *,
+        backward: bool,
+    ) -> None:
+        first, count, moves, basis = stage
+        if not count:
+            return
+        all_ops = launch["ops"]
+        n_items = launch["n_items"]
+        launch["ops"], launch["n_ops"] = all_ops + first * _OP.itemsize, count
+        if moves:
+            launch["inverse"], launch["n_parts"] = int(backward), _MOST_PARTS
+            for name in ("psi", "lambda") if backward else ("psi",):
+                state, scratch, psi = launch[name], launch["scratch"], launch["psi"]
+                launch["psi"] = state
+                launch("gather", n_items * _MOST_PARTS, _MOST_THREADS)
+                launch["psi"] = psi
+                launch[name], launch["scratch"] = scratch, state
+        else:
+            launch["tile_bits"] = self.structure.tile_bits
+            launch["n_parts"] = 1 << (launch["n_qubits"] - self.structure.tile_bits)
+            launch["basis"] = basis_address
+            pivots = sum(1 << (vector.bit_length() - 1) for vector in basis)
+            launch["free_mask"] = (1 << launch["n_qubits"]) - 1 ^ pivots
+            launch["gradient"] = int(backward)
+            itemsize = 16 if launch.precision == "double" else 8
+            shared = _PENDING_BYTES + (
+                (2 if backward else 1) * itemsize << self.structure.tile_bits
+            )
+            threads = _threads(1 << self.structure.tile_bits)
+            launch("pass", n_items * launch["n_parts"], threads, shared)
+        launch["ops"] = all_ops
+
+    def _collect(self, launch: _Launcher, batch: Batch, outputs: _Outputs) -> None:
+        """Make what was asked for of states, sums and gradients."""
+        arena, program = launch.arena, self.structure.program
+        if outputs.final_states is not None:
+            if program.phases:
+                launch["n_phases"] = len(program.phases)
+                launch("turn_states", launch["n_items"], _threads(1 << launch["n_qubits"]))
+            if self.structure.tile_bits != launch["n_qubits"]:
+                arena.deliver(outputs.final_states, launch["final_states"])
+        if outputs.probabilities is not None:
+            bits = outputs.read_bits
+            launch["psi"] = launch["final_states"]
+            launch["read_bits"] = self.address(
+                ("bits", bits), lambda: {"bits": np.array(bits, np.uint32)}
+            )["bits"]
+            launch["n_read"] = len(bits)
+            launch["other_mask"] = (1 << launch["n_qubits"]) - 1 ^ sum(1 << bit for bit in bits)
+            launch["outputs"] = arena.result(outputs.probabilities)
+            others = 1 << (launch["n_qubits"] - len(bits))
+            launch("marginals", outputs.probabilities.size, _threads(others), _PENDING_BYTES)
+        if not outputs.gradient:
+            return
+        if outputs.needs_state_gradient:
+            assert outputs.states is not None
+            if batch.target is None:
+                arena.deliver(outputs.states, launch["state_gradient"])
+            else:
+                launch["outputs"] = arena.result(outputs.states)
+                launch("pull_back", launch["n_items"], _MOST_THREADS, _PENDING_BYTES)
+        own, of_features = _chained(_rotation_terms(program, "input"), batch)
+        launch["term_stride"], launch["slot_stride"] = 1, launch["n_targets"]
+        launch["row_stride"] = self.slots * launch["n_targets"]
+        launch["term_end"] = launch["n_rotations"]
+        for terms, target in (
+            (_plain(_rotation_terms(program, "parameter")), outputs.parameters),
+            (own, outputs.inputs),
+            (of_features, outputs.states if batch.features is not None else None),
+        ):
+            if target is not None:
+                launch["outputs"] = arena.result(target)
+                self._accumulate(launch, terms, target.shape[2])
+
+    def _add_up(self, launch: _Launcher, terms: Terms, n_outputs: int, part: slice) -> None:
+        """Add weighted values of some evaluations to the columns of each row and observable."""
+        told = launch.call.copy()
+        n_targets = launch["n_targets"]
+        if self.structure.tile_bits == launch["n_qubits"]:
+            launch["sums"] += 8 * launch["n_rotations"]
+        launch["n_slots"] = launch["n_observables"]
+        launch["term_stride"], launch["slot_stride"] = launch["rows"] * n_targets, 1
+        launch["row_stride"] = n_targets
+        launch["term_begin"], launch["term_end"] = part.start, part.stop
+        self._accumulate(launch, terms, n_outputs)
+        launch.call[...] = told
+
+    def _accumulate(self, launch: _Launcher, terms: Terms, n_outputs: int) -> None:
+        frozen = tuple(map(tuple, terms))
+        assert len(frozen) == n_outputs, "a column of terms for each output"
+        flat = [term for column in frozen for term in column]
+        found = self.address(
+            ("terms", frozen),
+            lambda: {
+                "first_terms": np.cumsum([0, *map(len, frozen)], dtype=np.int64),
+                "terms": np.array([number for number, _, _ in flat], np.int64),
+                "scales": np.array([scale for _, scale, _ in flat], np.float64),
+                "factors": np.array([factor for _, _, factor in flat], np.int64),
+            },
+        )
+        for name, address in found.items():
+            launch[name] = address
+        launch["n_outputs"] = n_outputs
+        launch.threads("accumulate", launch["rows"] * launch["n_slots"] * n_outputs)
+
+
+def _empty(batch: Batch, shape: tuple[int, ...], dtype: Any) -> Array:
+    """Return an array for results, on the host or where the batch wants them."""
+    if batch.target is None:
+        return np.empty(shape, dtype)
+    return cast(Array, batch.target.empty(shape, dtype))
+
+
+def _add_derivatives(
+    outputs: _Outputs, circuit: Circuit, batch: Batch, slots: int, wrt: frozenset[str]
 ) -> None:
-    """Put everything that a chunk works on onto the device."""
-    arena, program = launch.arena, structure.program
-    launch["n_qubits"] = program.n_qubits
-    launch["rows"], launch["n_slots"] = batch.rows, slots
-    launch["n_items"] = outputs.evaluations * batch.rows * slots
-    for name, array in structure.arrays.items():
-        launch[name] = arena.put(array)
-    launch["n_rotations"] = len(program.rotations)
-    launch["n_groups"] = len(program.groups)
-    launch["n_observables"] = program.n_observables
-    parameters = np.asarray(batch.parameters, np.float64)
-    launch["parameters"] = arena.put(parameters)
-    launch["parameter_stride"] = parameters.shape[1] if parameters.ndim == 2 else 0
-    if batch.inputs is not None:
-        launch["inputs"] = arena.put(np.asarray(batch.inputs, np.float64))
-        launch["input_stride"] = batch.inputs.shape[1]
-    per_row = parameters.ndim == 2 or program.n_inputs > 0
-    sets_a_row = batch.rows if per_row else 1
-    launch["n_sets"] = outputs.evaluations * sets_a_row
-    launch["set_row_stride"], launch["set_stride"] = int(per_row), sets_a_row
-    if outputs.shifts is not None:
-        launch["shifts"] = arena.put(outputs.shifts)
-    itemsize = np.dtype(batch.complex_dtype).itemsize
-    launch["coefficients"] = arena.empty(launch["n_sets"] * launch["n_rotations"] * itemsize)
-    if batch.states is not None:
-        launch["element"] = _ELEMENTS[batch.states.dtype.type]
-        launch["states"] = arena.put(batch.states)
-        launch["columns"] = batch.states.shape[1]
-        launch["normalize"] = int(batch.normalize)
-    elif batch.indices is not None:
-        launch["element"] = _INDEX
-        launch["states"] = arena.put(np.asarray(batch.indices, np.int64))
-    launch["gradient"] = int(outputs.gradient)
-    if outputs.cotangents is not None:
-        launch["contracted"] = 1
-        launch["cotangents"] = arena.put(outputs.cotangents)
+    """Make the arrays for derivatives, (rows, slots, ...)."""
+    real = np.dtype(batch.real_dtype)
+
+    def make(columns: int, dtype: Any) -> Array:
+        return _empty(batch, (batch.rows, slots, columns), dtype)
+
+    if "parameters" in wrt:
+        outputs.parameters = make(circuit.n_parameters, real)
+    if "inputs" in wrt and batch.features is None:
+        outputs.inputs = make(circuit.n_inputs, real)
+    elif "inputs" in wrt:
+        assert batch.features is not None
+        outputs.states = make(batch.features.shape[1], real)
+        if batch.n_own_inputs:
+            outputs.inputs = make(batch.n_own_inputs, real)
+    if "states" in wrt and batch.target is None:
+        outputs.needs_state_gradient = True
+        outputs.states = make(2**circuit.n_qubits, batch.complex_dtype)
+    elif "states" in wrt:
+        assert batch.states is not None, "only states and features have a derivative"
+        outputs.needs_state_gradient = True
+        is_complex = batch.states.dtype.kind == "c"
+        outputs.states = make(batch.states.shape[1], batch.complex_dtype if is_complex else real)
+
+
+def _shift_table(program: Program, shifts: Sequence[tuple[Shift, ...]]) -> Array:
+    """Return what each evaluation adds to each rotation's angle, (evaluations, rotations)."""
+    added = np.zeros((len(shifts), len(program.rotations)))
+    for evaluation, group in enumerate(shifts):
+        for operation, slot, amount in group:
+            for index in program.rotations_of(operation, slot):
+                added[evaluation, index] += program.rotations[index].factor * amount
+    return added
+
+
+def _rotation_terms(program: Program, kind: str) -> list[list[tuple[int, float]]]:
+    """Return the rotations that read each parameter or input, with the scales of their angles."""
+    count = program.n_parameters if kind == "parameter" else program.n_inputs
+    terms: list[list[tuple[int, float]]] = [[] for _ in range(count)]
+    for number, rotation in enumerate(program.rotations):
+        if rotation.angle.kind == kind:
+            terms[rotation.angle.index].append((number, rotation.angle.scale))
+    return terms
+
+
+def _plain(terms: Sequence[Sequence[tuple[int, float]]]) -> Terms:
+    return tuple(tuple((number, scale, -1) for number, scale in column) for column in terms)
+
+
+def _chained(terms: Sequence[Sequence[tuple[int, float]]], batch: Batch) -> tuple[Terms, Terms]:
+    """Split the inputs' terms into those of own inputs and, by the chain rule, of features."""
+    if batch.features is None:
+        return _plain(terms), ()
+    _, pairs = _products(batch)
+    own, rest = _plain(terms[: batch.n_own_inputs]), terms[batch.n_own_inputs :]
+    n_features = batch.features.shape[1]
+    columns = [list(column) for column in _plain(rest[:n_features])]
+    for (first, second), column in zip(pairs, rest[n_features:], strict=True):
+        # The product is (centre - x)(centre - y), whose derivative by x is y - centre.
+        columns[first] += [(number, -scale, second) for number, scale in column]
+        columns[second] += [(number, -scale, first) for number, scale in column]
+    return own, columns
+
+
+def _products(batch: Batch) -> tuple[float, tuple[tuple[int, int], ...]]:
+    """Return the pairs of features whose products are angles, and what they are taken from."""
+    if not isinstance(batch.encoding, ProductPhases) or batch.features is None:
+        return 0.0, ()
+    return batch.encoding.centre, batch.encoding.pairs(batch.features.shape[1])
+
+
+def _stride(array: Array, rows: int) -> int:
+    """Return the elements from row to row, 0 where all rows share one."""
+    if array.ndim < 2 or (array.shape[0] == 1 and rows > 1):
+        return 0
+    return int(array.shape[1])
+
+
+def _row_bytes(batch: Batch, outputs: _Outputs) -> int:
+    """Return the bytes of NumPy arrays that a row brings and takes."""
+    given = [batch.inputs, batch.states, batch.indices, outputs.cotangents, *outputs.arrays()]
+    if batch.parameters.ndim == 2:
+        given.append(batch.parameters)
+    n_bytes = sum(
+        array.nbytes for array in given if array is not None and not isinstance(array, DeviceArray)
+    )
+    return -(-n_bytes // max(1, batch.rows))
+
+
+def _parts(rows: int, step: int) -> Iterator[slice]:
+    for start in range(0, rows, step):
+        yield slice(start, min(start + step, rows))
 
 
 def _slots(outputs: _Outputs, n_observables: int) -> int:
@@ -751,14 +1165,17 @@ def _precision_of(states: Array) -> Precision:
 
 
 def _rows(batch: Batch, part: slice) -> Batch:
-    def cut(array: Array | None) -> Array | None:
-        return None if array is None else array[part]
+    def cut(array: Array | None, axes: int = 1) -> Any:
+        if array is None or array.ndim < axes or array.shape[0] != batch.rows:
+            return array  # one row for all
+        return _cut(array, part)
 
     return replace(
         batch,
         rows=part.stop - part.start,
-        parameters=batch.parameters[part] if batch.parameters.ndim == 2 else batch.parameters,
-        inputs=cut(batch.inputs),
+        parameters=cut(batch.parameters, axes=2),
+        inputs=cut(batch.inputs, axes=2),
         states=cut(batch.states),
         indices=cut(batch.indices),
+        features=cut(batch.features),
     )

@@ -1,95 +1,218 @@
 # SPDX-License-Identifier: Apache-2.0
-"""An NVIDIA GPU as the CUDA backend sees it: memory, copies, and launches of kernels.
+"""An NVIDIA GPU as the CUDA backend sees it: memory, streams, copies, and launches of kernels.
 
 ``CudaDevice`` is the real one, over cuda.core; the kernels in ``kernels/`` are compiled by NVRTC
 for the device at hand at first use and kept on disk. Tests put another ``Device`` in its place
-that runs the same kernels on the processor. Nothing here knows circuits.
+that runs the same kernels on the processor. Nothing here knows circuits, and nothing waits for
+the whole device.
 """
 
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import functools
 import hashlib
 import os
 import re
 import tempfile
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, ParamSpec, Self, TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from qdp import memory
 from qdp.arrays import Array
 from qdp.backends.base import Precision
+from qdp.device_arrays import DeviceArray
 from qdp.errors import BackendUnavailable, DeviceError
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 KERNELS = Path(__file__).parent / "kernels"
 _TYPES = {"double": "double", "single": "float"}
 _OLDEST_DRIVER = 12000
+_FEWER = "pass fewer rows at a time, or precision='single'"
 _REMEDY = "; pass backend='cpu', or arrays in the CPU's memory"
 
 
 class Device(ABC):
-    """Memory that kernels work on, and the means to run them, in the order of the calls."""
+    """Memory that kernels work on, and the means to run them, in the order of each stream.
 
+    Streams are the driver's handles. ``lanes`` are two of the device's own, for work whose caller
+    has none; memory that outlives a call is allocated and freed on ``keeper``, which waits for
+    those that used it.
+    """
+
+    ordinal: int
     shared_bytes: int
+    lanes: tuple[int, int]
+    keeper: int
 
     @abstractmethod
     def free_bytes(self) -> int:
         """Return the bytes that can be allocated."""
 
     @abstractmethod
-    def allocate(self, n_bytes: int) -> tuple[int, Any]:
+    def allocate(self, n_bytes: int, stream: int) -> tuple[int, Any]:
         """Return the address of new memory and what keeps it; MemoryError if there is none."""
 
     @abstractmethod
-    def free(self, kept: Any) -> None:
-        """Give memory back, once all that was launched before is done."""
+    def free(self, kept: Any, stream: int) -> None:
+        """Give memory back, once what was queued on the stream before is done."""
 
     @abstractmethod
-    def upload(self, address: int, array: Array) -> None:
-        """Copy a C-contiguous host array to the device."""
+    def pin(self, n_bytes: int) -> NDArray[np.uint8]:
+        """Return host memory from which copies run beside kernels."""
 
     @abstractmethod
-    def download(self, array: Array, address: int) -> None:
-        """Copy from the device into a C-contiguous host array, and wait for it."""
+    def unpin(self, buffer: NDArray[np.uint8]) -> None:
+        """Give host memory back, of which no copy is under way."""
+
+    @abstractmethod
+    def upload(self, address: int, array: Array, stream: int) -> None:
+        """Queue a copy of a C-contiguous host array; it may be changed at once if not pinned."""
+
+    @abstractmethod
+    def download(self, array: Array, address: int, stream: int) -> None:
+        """Queue a copy into a C-contiguous host array."""
+
+    @abstractmethod
+    def copy(self, address: int, source: int, n_bytes: int, stream: int) -> None:
+        """Queue a copy within the device."""
+
+    @abstractmethod
+    def order(self, before: int, after: int) -> None:
+        """Let what is queued on ``after`` from now on wait for what ``before`` has so far."""
+
+    @abstractmethod
+    def synchronize(self, stream: int) -> None:
+        """Wait for a stream, and for no other."""
 
     @abstractmethod
     def launch(
-        self, precision: Precision, kernel: str, grid: int, block: int, shared: int, call: int
+        self,
+        precision: Precision,
+        kernel: str,
+        grid: int,
+        block: int,
+        shared: int,
+        call: Array,
+        stream: int,
     ) -> None:
-        """Run a kernel over ``grid`` blocks of ``block`` threads; ``call`` is its argument."""
+        """Queue a kernel over ``grid`` blocks of ``block`` threads; ``call`` is its argument."""
+
+
+class Staging:
+    """Pinned memory that the copies of one stream go through, chunk after chunk.
+
+    ``drain`` waits for the stream, delivers what it brought, and makes room for the next chunk.
+    """
+
+    def __init__(self, device: Device, stream: int, buffer: NDArray[np.uint8]) -> None:
+        self.device = device
+        self.stream = stream
+        self.buffer = buffer
+        self._used = 0
+        self._arrivals: list[tuple[Array, Array]] = []
+
+    def take(self, array: Array) -> Array:
+        """Return pinned memory of the size and dtype of an array."""
+        first = -(-self._used // 16) * 16
+        self._used = first + array.nbytes
+        assert self._used <= len(self.buffer), "a chunk is cut to fit"
+        return self.buffer[first : self._used].view(array.dtype).reshape(array.shape)
+
+    def arrive(self, target: Array, pinned: Array) -> None:
+        """Note that ``target`` is to be filled once the stream has filled ``pinned``."""
+        self._arrivals.append((target, pinned))
+
+    def drain(self) -> None:
+        """Wait for the stream, and hand over what arrived."""
+        self.device.synchronize(self.stream)
+        for target, pinned in self._arrivals:
+            target[...] = pinned
+        self._arrivals.clear()
+        self._used = 0
 
 
 class Arena:
-    """Device memory of one run, given back at its end, also on an error."""
+    """Device memory of one run on one stream, given back at its end, also on an error.
 
-    def __init__(self, device: Device) -> None:
+    Freeing is queued behind the run. Host arrays go through ``staging`` where there is one.
+    """
+
+    def __init__(
+        self, device: Device, stream: int | None = None, staging: Staging | None = None
+    ) -> None:
         self.device = device
+        self.stream = device.lanes[0] if stream is None else stream
+        self.staging = staging
         self._kept: list[Any] = []
+        self._wanted: list[tuple[Array, int]] = []
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
         while self._kept:
-            self.device.free(self._kept.pop())
+            self.device.free(self._kept.pop(), self.stream)
 
     def empty(self, n_bytes: int) -> int:
         """Return the address of ``n_bytes`` of new memory."""
-        address, kept = self.device.allocate(max(8, n_bytes))
+        address, kept = self.device.allocate(max(8, n_bytes), self.stream)
         self._kept.append(kept)
         return address
 
-    def put(self, array: Array) -> int:
-        """Return the address of a copy of ``array`` on the device."""
+    def put(self, array: Array | DeviceArray) -> int:
+        """Return the address of an array on the device: its own, or that of a copy."""
+        if isinstance(array, DeviceArray):
+            return array.address
         array = np.ascontiguousarray(array)
         address = self.empty(array.nbytes)
         if array.nbytes:
-            self.device.upload(address, array)
+            if self.staging is not None:
+                pinned = self.staging.take(array)
+                pinned[...] = array
+                array = pinned
+            self.device.upload(address, array, self.stream)
         return address
+
+    def result(self, target: Array | DeviceArray) -> int:
+        """Return where to write a result: into it, or into memory that ``fetch`` brings to it."""
+        if isinstance(target, DeviceArray):
+            return target.address
+        address = self.empty(target.nbytes)
+        self._wanted.append((target, address))
+        return address
+
+    def deliver(self, target: Array | DeviceArray, address: int) -> None:
+        """Bring a result from where it was written."""
+        if isinstance(target, DeviceArray):
+            self.device.copy(target.address, address, target.nbytes, self.stream)
+        else:
+            self._wanted.append((target, address))
+
+    def fetch(self) -> None:
+        """Queue the copies of results to the host; they are there once the stream is waited for."""
+        for target, address in self._wanted:
+            if not target.nbytes:
+                continue
+            if self.staging is not None:
+                pinned = self.staging.take(target)
+                self.device.download(pinned, address, self.stream)
+                self.staging.arrive(target, pinned)
+            elif target.flags.c_contiguous:
+                self.device.download(target, address, self.stream)
+            else:
+                # Some rows of several evaluations.
+                for number, part in enumerate(target):
+                    self.device.download(part, address + number * part.nbytes, self.stream)
+        self._wanted.clear()
 
 
 # Kernels
@@ -101,15 +224,16 @@ def kernel_source() -> str:
 
 
 @functools.cache
-def call_fields() -> tuple[str, ...]:
-    """Return the names of the numbers that every kernel is told, in their order.
+def call_fields() -> np.dtype[np.void]:
+    """Return the numbers that every kernel is told, with their names and in their order.
 
-    >>> call_fields()[0]
+    >>> call_fields().names[0]
     'n_qubits'
     """
     body = re.search(r"struct Call \{(.*?)\n\};", kernel_source(), re.DOTALL)
     assert body is not None, "engine.cu defines struct Call"
-    return tuple(re.findall(r"^  long long (\w+);", body[1], re.MULTILINE))
+    found = re.findall(r"^  (long long|double) (\w+);", body[1], re.MULTILINE)
+    return np.dtype([(name, "f8" if kind == "double" else "i8") for kind, name in found])
 
 
 def compile_kernels(precision: Precision, architecture: str) -> bytes:
@@ -193,8 +317,25 @@ def _compiler_version() -> str:
 # The real device
 
 
+def _in_context(method: Callable[P, R]) -> Callable[P, R]:
+    """Run a method of ``CudaDevice`` in its GPU's context, and leave the caller's own current."""
+
+    @functools.wraps(method)
+    def run(*arguments: P.args, **options: P.kwargs) -> R:
+        device: Any = arguments[0]
+        if int(device._checked("cuCtxGetCurrent")) == int(device._context):
+            return method(*arguments, **options)
+        device._checked("cuCtxPushCurrent", device._context)
+        try:
+            return method(*arguments, **options)
+        finally:
+            device._checked("cuCtxPopCurrent")
+
+    return run
+
+
 class CudaDevice(Device):
-    """GPU number ``ordinal``; work goes to a stream of its own.
+    """GPU number ``ordinal``, through cuda.core and the driver.
 
     Raises:
         BackendUnavailable: cuda.core, the driver or the GPU is missing, or the driver too old.
@@ -206,11 +347,17 @@ class CudaDevice(Device):
 
         self._driver = driver
         _require_gpu(driver, ordinal)
+        before = self._checked("cuCtxGetCurrent")
         self._device = core.Device(ordinal)
         self._device.set_current()
+        self._context = self._checked("cuCtxGetCurrent")
         self._core = core
-        self._ordinal = ordinal
-        self._stream = self._device.create_stream()
+        self.ordinal = ordinal
+        self._streams = [self._device.create_stream() for _ in range(3)]
+        first, second, keeper = (int(stream.handle) for stream in self._streams)
+        self.lanes, self.keeper = (first, second), keeper
+        # Memory that was given back to the pool stays there for the next call.
+        self._pool = self._device.memory_resource
         self._kernels: dict[tuple[str, str], Any] = {}
         attribute = driver.CUdevice_attribute
         self.shared_bytes = self._checked(
@@ -218,6 +365,7 @@ class CudaDevice(Device):
             attribute.CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN,
             ordinal,
         )
+        self._checked("cuCtxSetCurrent", before)
 
     def _checked(self, name: str, *arguments: Any) -> Any:
         """Call a function of the driver; a failure raises with its name and the driver's text."""
@@ -226,52 +374,109 @@ class CudaDevice(Device):
             text = self._driver.cuGetErrorString(status)[1]
             message = f"{name}: {text.decode() if text else status}"
             if status == self._driver.CUresult.CUDA_ERROR_OUT_OF_MEMORY:
-                raise MemoryError(f"{message}; pass fewer rows at a time, or precision='single'")
+                raise MemoryError(f"{message}; {_FEWER}")
             raise DeviceError(message)
         return results[0] if len(results) == 1 else results
 
+    @_in_context
     def free_bytes(self) -> int:
-        """Return the bytes of device memory that are free."""
-        self._device.set_current()
+        """Return the bytes that are free, on the device or in the pool."""
         free, _ = self._checked("cuMemGetInfo")
-        return int(free)
+        pool = self._pool.attributes
+        return int(free) + int(pool.reserved_mem_current) - int(pool.used_mem_current)
 
-    def allocate(self, n_bytes: int) -> tuple[int, Any]:
-        """Return the address of new memory and what keeps it; MemoryError if there is none."""
-        self._device.set_current()
-        address = int(self._checked("cuMemAllocAsync", n_bytes, self._handle))
-        return address, address
-
-    def free(self, kept: Any) -> None:
-        """Give memory back, once all that was launched before is done."""
-        self._checked("cuMemFreeAsync", kept, self._handle)
-
-    def upload(self, address: int, array: Array) -> None:
-        """Copy a C-contiguous host array to the device."""
-        self._checked("cuMemcpyHtoDAsync", address, array.ctypes.data, array.nbytes, self._handle)
-
-    def download(self, array: Array, address: int) -> None:
-        """Copy from the device into a C-contiguous host array, and wait for it."""
-        self._checked("cuMemcpyDtoHAsync", array.ctypes.data, address, array.nbytes, self._handle)
-        self._checked("cuStreamSynchronize", self._handle)
-
-    def launch(
-        self, precision: Precision, kernel: str, grid: int, block: int, shared: int, call: int
-    ) -> None:
-        """Run a kernel over ``grid`` blocks of ``block`` threads; ``call`` is its argument."""
-        found = self._kernel(precision, kernel)
-        config = self._core.LaunchConfig(grid=grid, block=block, shmem_size=shared)
+    @_in_context
+    def allocate(self, n_bytes: int, stream: int) -> tuple[int, Any]:
+        """Return the address of new memory and its ``cuda.core.Buffer``."""
         try:
-            self._core.launch(self._stream, config, found, np.int64(call))
+            buffer = self._pool.allocate(n_bytes, stream=self._core.Stream.from_handle(stream))
         except Exception as error:
+            if "OUT_OF_MEMORY" in str(error):
+                raise MemoryError(
+                    f"allocating {memory.format_bytes(n_bytes)} on cuda:{self.ordinal}: {error}; "
+                    f"{_FEWER}"
+                ) from error
+            raise DeviceError(f"allocating {memory.format_bytes(n_bytes)}: {error}") from error
+        return int(buffer.handle), buffer
+
+    @_in_context
+    def free(self, kept: Any, stream: int) -> None:
+        """Give memory back, once what was queued on the stream before is done."""
+        kept.close(self._core.Stream.from_handle(stream))
+
+    @_in_context
+    def pin(self, n_bytes: int) -> NDArray[np.uint8]:
+        """Return page-locked host memory."""
+        address = int(self._checked("cuMemHostAlloc", n_bytes, 0))
+        return np.ctypeslib.as_array((ctypes.c_uint8 * n_bytes).from_address(address))
+
+    @_in_context
+    def unpin(self, buffer: NDArray[np.uint8]) -> None:
+        """Give page-locked memory back, of which no copy is under way."""
+        self._checked("cuMemFreeHost", buffer.ctypes.data)
+
+    @_in_context
+    def upload(self, address: int, array: Array, stream: int) -> None:
+        """Queue a copy of a C-contiguous host array, which is read at once if not pinned."""
+        self._checked("cuMemcpyHtoDAsync", address, array.ctypes.data, array.nbytes, stream)
+
+    @_in_context
+    def download(self, array: Array, address: int, stream: int) -> None:
+        """Queue a copy into a C-contiguous host array."""
+        self._checked("cuMemcpyDtoHAsync", array.ctypes.data, address, array.nbytes, stream)
+
+    @_in_context
+    def copy(self, address: int, source: int, n_bytes: int, stream: int) -> None:
+        """Queue a copy within the device."""
+        self._checked("cuMemcpyDtoDAsync", address, source, n_bytes, stream)
+
+    @_in_context
+    def order(self, before: int, after: int) -> None:
+        """Let what is queued on ``after`` from now on wait for what ``before`` has so far."""
+        flags = self._driver.CUevent_flags.CU_EVENT_DISABLE_TIMING
+        event = self._checked("cuEventCreate", int(flags))
+        try:
+            self._checked("cuEventRecord", event, before)
+            self._checked("cuStreamWaitEvent", after, event, 0)
+        finally:
+            # The driver keeps it until it has happened.
+            self._checked("cuEventDestroy", event)
+
+    @_in_context
+    def synchronize(self, stream: int) -> None:
+        """Wait for a stream, and for no other."""
+        self._checked("cuStreamSynchronize", stream)
+
+    @_in_context
+    def launch(
+        self,
+        precision: Precision,
+        kernel: str,
+        grid: int,
+        block: int,
+        shared: int,
+        call: Array,
+        stream: int,
+    ) -> None:
+        """Queue a kernel over ``grid`` blocks of ``block`` threads; ``call`` is its argument."""
+        found = self._kernel(precision, kernel)
+        # The driver copies the argument before it returns.
+        arguments = np.array([call.ctypes.data], np.uint64)
+        try:
+            self._checked(
+                "cuLaunchKernel",
+                self._driver.CUfunction(int(found.handle)),
+                *(grid, 1, 1, block, 1, 1),
+                shared,
+                stream,
+                arguments.ctypes.data,
+                0,
+            )
+        except DeviceError as error:
             raise DeviceError(
                 f"launching {kernel} over {grid} blocks of {block} threads with "
                 f"{memory.format_bytes(shared)} of shared memory each: {error}"
             ) from error
-
-    @property
-    def _handle(self) -> Any:
-        return self._driver.CUstream(int(self._stream.handle))
 
     def _kernel(self, precision: Precision, name: str) -> Any:
         if (precision, name) not in self._kernels:
@@ -284,7 +489,7 @@ class CudaDevice(Device):
                 attribute.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES,
                 self.shared_bytes,
                 self._driver.CUkernel(int(found.handle)),
-                self._driver.CUdevice(self._ordinal),
+                self._driver.CUdevice(self.ordinal),
             )
             self._kernels[precision, name] = found
         return self._kernels[precision, name]

@@ -47,7 +47,8 @@ struct Group {
   long long observable, mask, first, count, table;
 };
 
-// Everything a launch is told; addresses are kept as numbers, 0 where there is nothing.
+// Everything a launch is told; addresses are kept as numbers, 0 where there is nothing. A `..._element`
+// says what numbers lie at the address of the same name.
 struct Call {
   long long n_qubits;
   long long tile_bits;
@@ -67,10 +68,20 @@ struct Call {
   long long tables;          // double pairs [tables][2^n]
   long long rotations;       // Rotation [n_rotations]
   long long n_rotations;
-  long long parameters;      // double
+  long long parameters;
+  long long parameter_element;
   long long parameter_stride;
-  long long inputs;          // double
+  long long inputs;
+  long long input_element;
   long long input_stride;
+  long long features;        // angles of an encoding; they may be inputs behind `n_own` others
+  long long feature_element;
+  long long feature_stride;
+  long long n_features;
+  long long n_own;
+  long long pairs;           // unsigned [n_pairs][2]: features whose distances are multiplied
+  long long n_pairs;
+  double centre;             // distances of features are taken from here
   long long shifts;          // double [evaluations][n_rotations]
   long long coefficients;    // Complex (cos, sin) [sets][n_rotations]
   long long n_sets;
@@ -79,7 +90,9 @@ struct Call {
   long long element;
   long long states;          // [rows][columns] of `element`
   long long columns;
+  long long one_state;       // all rows start in the first of `states`
   long long normalize;
+  double tolerance;          // where positive, rows whose norm is further from 1 become NaN
   long long norm_parts;      // double [items][n_parts]
   long long psi;             // Complex [items][2^n]
   long long lambda;          // Complex [items][2^n]
@@ -93,22 +106,34 @@ struct Call {
   long long group_tables;    // double pairs [tables][2^n]
   long long n_observables;
   long long contracted;      // cotangents weigh the observables, in one slot
-  long long cotangents;      // double [rows][n_observables]
+  long long cotangents;      // [rows][n_observables]
+  long long cotangent_element;
+  long long measures;        // whether `run` takes the values
   long long values;          // Real [evaluations][rows][n_observables]
   long long parts;           // double [items][targets][n_parts]
   long long n_targets;
   long long sums;            // double [items][targets]: d value / d angle, or values
   long long state_gradient;  // Complex [items][2^n]
   long long final_states;    // Complex [items][2^n]
+  long long phases;          // Rotation [n_phases]: angles of the global phase
+  long long n_phases;
   long long first_terms;     // long long [n_outputs + 1]
-  long long terms;           // long long [terms]: rotations
+  long long terms;           // long long [terms]: rotations or evaluations
   long long scales;          // double [terms]
+  long long factors;         // long long [terms]: a feature whose distance multiplies, or -1
   long long n_outputs;
-  long long outputs;         // Real [items][n_outputs]
+  long long term_stride;     // from sum to sum of consecutive terms, rows and slots
+  long long row_stride;
+  long long slot_stride;
+  long long term_begin;      // terms of this launch; those before are in `totals`
+  long long term_end;
+  long long totals;          // double [rows][n_slots][n_outputs]
+  long long outputs;         // Real [rows][n_slots][n_outputs], or as the kernel says
   long long read_bits;       // unsigned [n_read]: bits of the outcome, most significant first
   long long n_read;
   long long other_mask;      // bits of the address that are summed over
-  long long other;           // Complex [other_rows][2^n]
+  long long other;           // [other_rows][2^n]
+  long long other_element;
   long long other_rows;
 };
 
@@ -210,26 +235,52 @@ DEVICE void add(Pending& pending, int number, double value) {
 
 // ---- loading ------------------------------------------------------------------------------------
 
+// Number `place` of an array of float, double or pairs of them.
+DEVICE void number_at(long long address, long long element, long long place, double* re,
+                      double* im) {
+  *im = 0;
+  switch (element) {
+    case kFloat32: *re = at<const float>(address)[place]; break;
+    case kFloat64: *re = at<const double>(address)[place]; break;
+    case kComplex64:
+      *re = at<const float>(address)[2 * place];
+      *im = at<const float>(address)[2 * place + 1];
+      break;
+    default:
+      *re = at<const double>(address)[2 * place];
+      *im = at<const double>(address)[2 * place + 1];
+  }
+}
+DEVICE double real_at(long long address, long long element, long long place) {
+  return element == kFloat32 ? at<const float>(address)[place] : at<const double>(address)[place];
+}
+
+DEVICE double distance_of(const Call* call, long long row, long long feature) {
+  return call->centre -
+         real_at(call->features, call->feature_element, row * call->feature_stride + feature);
+}
+
 DEVICE void element_of(const Call* call, long long row, unsigned b, double* re, double* im) {
   *re = *im = 0;
+  if (call->one_state) row = 0;
   if (call->element == kZero) {
     *re = b == 0;
   } else if (call->element == kIndex) {
-    *re = at<const long long>(call->states)[row] == b;
+    const long long index = at<const long long>(call->states)[row];
+    *re = index < 0 || index >> call->n_qubits ? nan("") : index == b;
   } else if (b < call->columns) {
-    const long long place = row * call->columns + b;
-    switch (call->element) {
-      case kFloat32: *re = at<const float>(call->states)[place]; break;
-      case kFloat64: *re = at<const double>(call->states)[place]; break;
-      case kComplex64:
-        *re = at<const float>(call->states)[2 * place];
-        *im = at<const float>(call->states)[2 * place + 1];
-        break;
-      default:
-        *re = at<const double>(call->states)[2 * place];
-        *im = at<const double>(call->states)[2 * place + 1];
-    }
+    number_at(call->states, call->element, row * call->columns + b, re, im);
   }
+}
+
+// What a row of that squared norm is multiplied with; NaN makes a row that can't be used visible in
+// every result of it.
+DEVICE double factor_of(const Call* call, double norm2) {
+  if (!call->normalize) {
+    const double norm = sqrt(norm2);
+    return norm > 1 - call->tolerance && norm < 1 + call->tolerance ? 1 : nan("");
+  }
+  return norm2 > 0 && norm2 <= 1.7e308 ? 1 / sqrt(norm2) : nan("");
 }
 
 // A thread's part of the sum of squares of columns [begin, end) of a row.
@@ -518,7 +569,8 @@ DEVICE Complex pulled_at(const Call* call, const Item& item, const Complex* psi,
     if (!call->contracted && group.observable != item.slot) continue;
     const double weight =
         call->contracted
-            ? at<const double>(call->cotangents)[item.row * call->n_observables + group.observable]
+            ? real_at(call->cotangents, call->cotangent_element,
+                      item.row * call->n_observables + group.observable)
             : 1.0;
     const unsigned from = b ^ unsigned(group.mask);
     double c_re, c_im;
@@ -532,7 +584,7 @@ DEVICE Complex pulled_at(const Call* call, const Item& item, const Complex* psi,
 // ---- kernels ------------------------------------------------------------------------------------
 
 // Cosine and sine of half of each angle, a thread each; grid over sets and rotations.
-KERNEL angles(const Call* call) {
+KERNEL(angles) {
   PHASE {
     const long long number = (long long)blockIdx.x * blockDim.x + threadIdx.x;
     if (number < call->n_sets * call->n_rotations) {
@@ -543,10 +595,12 @@ KERNEL angles(const Call* call) {
       double angle = rotation.offset;
       if (rotation.source == 1)
         angle += rotation.scale *
-                 at<const double>(call->parameters)[row * call->parameter_stride + rotation.index];
+                 real_at(call->parameters, call->parameter_element,
+                         row * call->parameter_stride + rotation.index);
       if (rotation.source == 2)
         angle += rotation.scale *
-                 at<const double>(call->inputs)[row * call->input_stride + rotation.index];
+                 real_at(call->inputs, call->input_element,
+                         row * call->input_stride + rotation.index);
       if (call->shifts)
         angle += at<const double>(call->shifts)[evaluation * call->n_rotations + r];
       at<Complex>(call->coefficients)[number] = {Real(cos(angle / 2)), Real(sin(angle / 2))};
@@ -556,7 +610,7 @@ KERNEL angles(const Call* call) {
 
 // One block an item: the whole circuit, what is measured, and the way back, in shared memory:
 // pending sums, psi, and lambda if there is a gradient.
-KERNEL run(const Call* call) {
+KERNEL(run) {
   SHARED_BYTES(memory);
   const unsigned size = 1u << call->n_qubits;
   Complex* psi = reinterpret_cast<Complex*>(memory + sizeof(double) * kPending * kWarps);
@@ -571,16 +625,17 @@ KERNEL run(const Call* call) {
   pending.partial = reinterpret_cast<double*>(memory);
   pending.stride = 1;
   clear(pending);
-  if (call->normalize) {
+  const bool weighs = call->normalize || call->tolerance > 0;
+  if (weighs) {
     PHASE warp_add(pending.partial + threadIdx.x / 32,
                    squares_of(call, item.row, 0, call->columns));
   }
   PHASE {
     double factor = 1;
-    if (call->normalize) {
+    if (weighs) {
       double norm2 = 0;
       for (unsigned warp = 0; warp < kWarps; ++warp) norm2 += pending.partial[warp];
-      factor = 1 / sqrt(norm2);
+      factor = factor_of(call, norm2);
     }
     for (unsigned l = threadIdx.x; l < size; l += blockDim.x)
       psi[l] = loaded(call, item.row, l, factor);
@@ -592,7 +647,7 @@ KERNEL run(const Call* call) {
     PHASE for (unsigned l = threadIdx.x; l < size; l += blockDim.x)
       at<Complex>(call->final_states)[whole + l] = psi[l];
   }
-  if (call->values) {
+  if (call->measures) {
     pending.out = sums + call->n_rotations;
     const bool all = call->contracted || !call->gradient;
     for (long long k = all ? 0 : item.slot; k < (all ? call->n_observables : item.slot + 1); ++k)
@@ -601,7 +656,7 @@ KERNEL run(const Call* call) {
     PHASE {
       const long long state = item.evaluation * call->rows + item.row;
       for (long long k = threadIdx.x; k < call->n_observables; k += blockDim.x)
-        if (all || k == item.slot)
+        if (call->values && (all || k == item.slot))
           at<Real>(call->values)[state * call->n_observables + k] = Real(pending.out[k]);
     }
   }
@@ -619,7 +674,7 @@ KERNEL run(const Call* call) {
 }
 
 // One block a tile of an item whose state is in global memory: some operations, forward or back.
-KERNEL pass(const Call* call) {
+KERNEL(pass) {
   SHARED_BYTES(memory);
   const unsigned size = 1u << call->tile_bits;
   Complex* psi = reinterpret_cast<Complex*>(memory + sizeof(double) * kPending * kWarps);
@@ -671,7 +726,7 @@ DEVICE Share share_of(const Call* call, long long length) {
 }
 
 // Sums of squares of the rows, [items][n_parts].
-KERNEL norms(const Call* call) {
+KERNEL(norms) {
   SHARED_BYTES(memory);
   const Share share = share_of(call, call->columns);
   Pending pending;
@@ -687,15 +742,15 @@ KERNEL norms(const Call* call) {
 }
 
 // Rows, padded and normalised, into states in global memory.
-KERNEL load(const Call* call) {
+KERNEL(load) {
   const Share share = share_of(call, 1ll << call->n_qubits);
   PHASE {
     double factor = 1;
-    if (call->normalize) {
+    if (call->norm_parts) {
       double norm2 = 0;
       for (long long part = 0; part < call->n_parts; ++part)
         norm2 += at<const double>(call->norm_parts)[share.item.number * call->n_parts + part];
-      factor = 1 / sqrt(norm2);
+      factor = factor_of(call, norm2);
     }
     Complex* psi = at<Complex>(call->psi) + (share.item.number << call->n_qubits);
     for (unsigned long long b = share.begin + threadIdx.x; b < share.end; b += blockDim.x)
@@ -704,7 +759,7 @@ KERNEL load(const Call* call) {
 }
 
 // One dense matrix or permutation, from psi to scratch.
-KERNEL gather(const Call* call) {
+KERNEL(gather) {
   const Share share = share_of(call, 1ll << call->n_qubits);
   const long long whole = share.item.number << call->n_qubits;
   PHASE for (unsigned long long b = share.begin + threadIdx.x; b < share.end; b += blockDim.x)
@@ -713,7 +768,7 @@ KERNEL gather(const Call* call) {
 }
 
 // Parts of the values of states in global memory: [items][observables][n_parts].
-KERNEL observe(const Call* call) {
+KERNEL(observe) {
   SHARED_BYTES(memory);
   const Share share = share_of(call, 1ll << call->n_qubits);
   const Complex* psi = at<const Complex>(call->psi) + (share.item.number << call->n_qubits);
@@ -729,7 +784,7 @@ KERNEL observe(const Call* call) {
 }
 
 // lambda = O psi.
-KERNEL pull(const Call* call) {
+KERNEL(pull) {
   const Share share = share_of(call, 1ll << call->n_qubits);
   const long long whole = share.item.number << call->n_qubits;
   PHASE for (unsigned long long b = share.begin + threadIdx.x; b < share.end; b += blockDim.x)
@@ -738,7 +793,7 @@ KERNEL pull(const Call* call) {
 }
 
 // sums = parts added up, a thread a target.
-KERNEL gather_parts(const Call* call) {
+KERNEL(gather_parts) {
   PHASE {
     const long long number = (long long)blockIdx.x * blockDim.x + threadIdx.x;
     if (number < call->n_items * call->n_targets) {
@@ -750,25 +805,151 @@ KERNEL gather_parts(const Call* call) {
   }
 }
 
-// outputs = sums of scale * sums[rotation] over the terms of each output, a thread an output.
-KERNEL accumulate(const Call* call) {
+// Values of states in global memory, from their sums.
+KERNEL(store_values) {
   PHASE {
     const long long number = (long long)blockIdx.x * blockDim.x + threadIdx.x;
-    if (number < call->n_items * call->n_outputs) {
+    const long long state = number / call->n_observables, k = number % call->n_observables;
+    if (state * call->n_slots < call->n_items) {
+      const double sum = at<const double>(call->sums)[state * call->n_slots * call->n_targets + k];
+      at<Real>(call->values)[number] = Real(sum);
+    }
+  }
+}
+
+// outputs = sums of scale * sums[term] over the terms of each output, times the distance of a
+// feature where a term has one; a thread an output.
+KERNEL(accumulate) {
+  PHASE {
+    const long long number = (long long)blockIdx.x * blockDim.x + threadIdx.x;
+    if (number < call->rows * call->n_slots * call->n_outputs) {
       const long long item = number / call->n_outputs, output = number % call->n_outputs;
+      const long long row = item / call->n_slots, slot = item % call->n_slots;
+      const double* sums =
+          at<const double>(call->sums) + row * call->row_stride + slot * call->slot_stride;
       const long long* first = at<const long long>(call->first_terms) + output;
-      double sum = 0;
-      for (long long term = first[0]; term < first[1]; ++term)
-        sum += at<const double>(call->scales)[term] *
-               at<const double>(call->sums)[item * call->n_targets +
-                                            at<const long long>(call->terms)[term]];
-      at<Real>(call->outputs)[number] = Real(sum);
+      double sum = call->term_begin ? at<const double>(call->totals)[number] : 0;
+      for (long long i = first[0]; i < first[1]; ++i) {
+        const long long term = at<const long long>(call->terms)[i];
+        if (term < call->term_begin || term >= call->term_end) continue;
+        const long long factor = at<const long long>(call->factors)[i];
+        const double scale = at<const double>(call->scales)[i];
+        sum += (factor < 0 ? scale : scale * distance_of(call, row, factor)) *
+               sums[(term - call->term_begin) * call->term_stride];
+      }
+      if (call->totals) at<double>(call->totals)[number] = sum;
+      if (call->outputs) at<Real>(call->outputs)[number] = Real(sum);
+    }
+  }
+}
+
+// outputs double [rows][n_outputs] = what a circuit reads after an encoding by angles: own inputs,
+// features, products of their distances; a thread an output.
+KERNEL(columns) {
+  PHASE {
+    const long long number = (long long)blockIdx.x * blockDim.x + threadIdx.x;
+    if (number < call->rows * call->n_outputs) {
+      const long long row = number / call->n_outputs, column = number % call->n_outputs;
+      const long long feature = column - call->n_own, pair = feature - call->n_features;
+      double value;
+      if (feature < 0) {
+        value = real_at(call->inputs, call->input_element, row * call->input_stride + column);
+      } else if (pair < 0) {
+        value = real_at(call->features, call->feature_element,
+                        row * call->feature_stride + feature);
+      } else {
+        const unsigned* both = at<const unsigned>(call->pairs) + 2 * pair;
+        value = distance_of(call, row, both[0]) * distance_of(call, row, both[1]);
+      }
+      at<double>(call->outputs)[number] = value;
+    }
+  }
+}
+
+// outputs Real [columns] = sums over rows of sums, here Real [rows][columns]: a block a column.
+KERNEL(sum_rows) {
+  SHARED_BYTES(memory);
+  double* partial = reinterpret_cast<double*>(memory);
+  PHASE for (unsigned i = threadIdx.x; i < kWarps; i += blockDim.x) partial[i] = 0;
+  PHASE {
+    double sum = 0;
+    for (long long row = threadIdx.x; row < call->rows; row += blockDim.x)
+      sum += at<const Real>(call->sums)[row * call->columns + blockIdx.x];
+    warp_add(partial + threadIdx.x / 32, sum);
+  }
+  PHASE if (threadIdx.x == 0) {
+    double sum = 0;
+    for (unsigned warp = 0; warp < kWarps; ++warp) sum += partial[warp];
+    at<Real>(call->outputs)[blockIdx.x] = Real(sum);
+  }
+}
+
+// Turns states by their global phase, a block an item.
+KERNEL(turn_states) {
+  PHASE {
+    const Item item = item_of(call, blockIdx.x);
+    double angle = 0;
+    for (long long i = 0; i < call->n_phases; ++i) {
+      const Rotation& phase = at<const Rotation>(call->phases)[i];
+      angle += phase.offset;
+      if (phase.source == 1)
+        angle += phase.scale * real_at(call->parameters, call->parameter_element,
+                                       item.row * call->parameter_stride + phase.index);
+      if (phase.source == 2)
+        angle += phase.scale * real_at(call->inputs, call->input_element,
+                                       item.row * call->input_stride + phase.index);
+    }
+    const Complex factor = {Real(cos(angle)), Real(sin(angle))};
+    Complex* psi = at<Complex>(call->final_states) + (item.number << call->n_qubits);
+    for (unsigned long long b = threadIdx.x; b < 1ull << call->n_qubits; b += blockDim.x)
+      psi[b] = product(psi[b], factor);
+  }
+}
+
+// outputs [items][columns] = derivatives by the rows that were loaded, a block an item: pairs of Real
+// where the rows are complex, else Real. A normalised row has none along itself.
+KERNEL(pull_back) {
+  SHARED_BYTES(memory);
+  const Item item = item_of(call, blockIdx.x);
+  const Complex* slope = at<const Complex>(call->state_gradient) + (item.number << call->n_qubits);
+  const bool is_complex = call->element == kComplex64 || call->element == kComplex128;
+  double* partial = reinterpret_cast<double*>(memory);
+  PHASE for (unsigned i = threadIdx.x; i < 2 * kWarps; i += blockDim.x) partial[i] = 0;
+  PHASE {
+    double norm2 = 0, along = 0;
+    for (long long b = threadIdx.x; b < call->columns; b += blockDim.x) {
+      double re, im;
+      element_of(call, item.row, unsigned(b), &re, &im);
+      norm2 += re * re + im * im;
+      along += re * slope[b].re + im * slope[b].im;
+    }
+    warp_add(partial + threadIdx.x / 32, norm2);
+    warp_add(partial + kWarps + threadIdx.x / 32, along);
+  }
+  PHASE {
+    double norm2 = 0, along = 0, factor = 1;
+    for (unsigned warp = 0; warp < kWarps; ++warp) {
+      norm2 += partial[warp];
+      along += partial[kWarps + warp];
+    }
+    if (call->normalize) factor = factor_of(call, norm2);
+    for (long long b = threadIdx.x; b < call->columns; b += blockDim.x) {
+      double re, im;
+      element_of(call, item.row, unsigned(b), &re, &im);
+      const double share = call->normalize ? along / norm2 : 0;
+      const double slope_re = (slope[b].re - share * re) * factor;
+      const double slope_im = (slope[b].im - share * im) * factor;
+      const long long place = item.number * call->columns + b;
+      if (is_complex)
+        at<Complex>(call->outputs)[place] = {Real(slope_re), Real(slope_im)};
+      else
+        at<Real>(call->outputs)[place] = Real(slope_re);
     }
   }
 }
 
 // state_gradient = 2 lambda.
-KERNEL doubled(const Call* call) {
+KERNEL(doubled) {
   const Share share = share_of(call, 1ll << call->n_qubits);
   const long long whole = share.item.number << call->n_qubits;
   PHASE for (unsigned long long b = share.begin + threadIdx.x; b < share.end; b += blockDim.x) {
@@ -778,7 +959,7 @@ KERNEL doubled(const Call* call) {
 }
 
 // Marginal probabilities of states in global memory, [items][2^n_read]: a block an outcome.
-KERNEL marginals(const Call* call) {
+KERNEL(marginals) {
   SHARED_BYTES(memory);
   const long long outcome = blockIdx.x & ((1ll << call->n_read) - 1);
   const Complex* psi =
@@ -806,29 +987,33 @@ KERNEL marginals(const Call* call) {
 }
 
 // |<a|b>|^2 of all pairs of states, [items][other_rows]: a block a pair.
-KERNEL overlaps(const Call* call) {
+KERNEL(overlaps) {
   SHARED_BYTES(memory);
-  const long long left = blockIdx.x / call->other_rows, right = blockIdx.x % call->other_rows;
-  const Complex* a = at<const Complex>(call->psi) + (left << call->n_qubits);
-  const Complex* b = at<const Complex>(call->other) + (right << call->n_qubits);
+  const long long left = (blockIdx.x / call->other_rows) << call->n_qubits;
+  const long long right = (blockIdx.x % call->other_rows) << call->n_qubits;
   double* partial = reinterpret_cast<double*>(memory);
-  PHASE for (unsigned i = threadIdx.x; i < 2 * kWarps; i += blockDim.x) partial[i] = 0;
+  PHASE for (unsigned i = threadIdx.x; i < 4 * kWarps; i += blockDim.x) partial[i] = 0;
   PHASE {
-    double re = 0, im = 0;
-    for (unsigned long long i = threadIdx.x; i < 1ull << call->n_qubits; i += blockDim.x) {
-      re += double(a[i].re) * b[i].re + double(a[i].im) * b[i].im;
-      im += double(a[i].re) * b[i].im - double(a[i].im) * b[i].re;
+    double sums[4] = {};
+    for (long long i = threadIdx.x; i < 1ll << call->n_qubits; i += blockDim.x) {
+      double a_re, a_im, b_re, b_im;
+      number_at(call->states, call->element, left + i, &a_re, &a_im);
+      number_at(call->other, call->other_element, right + i, &b_re, &b_im);
+      sums[0] += a_re * b_re + a_im * b_im;
+      sums[1] += a_re * b_im - a_im * b_re;
+      sums[2] += a_re * a_re + a_im * a_im;
+      sums[3] += b_re * b_re + b_im * b_im;
     }
-    warp_add(partial + threadIdx.x / 32, re);
-    warp_add(partial + kWarps + threadIdx.x / 32, im);
+    for (unsigned k = 0; k < 4; ++k) warp_add(partial + k * kWarps + threadIdx.x / 32, sums[k]);
   }
   PHASE if (threadIdx.x == 0) {
-    double re = 0, im = 0;
-    for (unsigned warp = 0; warp < kWarps; ++warp) {
-      re += partial[warp];
-      im += partial[kWarps + warp];
-    }
-    at<Real>(call->outputs)[blockIdx.x] = Real(re * re + im * im);
+    double sums[4] = {};
+    for (unsigned k = 0; k < 4; ++k)
+      for (unsigned warp = 0; warp < kWarps; ++warp) sums[k] += partial[k * kWarps + warp];
+    const double factor =
+        call->tolerance > 0 ? factor_of(call, sums[2]) * factor_of(call, sums[3]) : 1;
+    at<Real>(call->outputs)[blockIdx.x] =
+        Real(factor * (sums[0] * sums[0] + sums[1] * sums[1]));
   }
 }
 
@@ -845,7 +1030,8 @@ extern "C" bool emulate(const char* name, unsigned grid, unsigned block, unsigne
       {"norms", norms},     {"load", load},       {"gather", gather},
       {"observe", observe}, {"pull", pull},       {"gather_parts", gather_parts},
       {"doubled", doubled}, {"overlaps", overlaps}, {"accumulate", accumulate},
-      {"marginals", marginals},
+      {"marginals", marginals}, {"store_values", store_values}, {"columns", columns},
+      {"sum_rows", sum_rows}, {"turn_states", turn_states}, {"pull_back", pull_back},
   };
   for (const Named& one : kernels) {
     if (std::strcmp(one.name, name)) continue;

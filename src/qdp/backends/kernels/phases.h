@@ -8,8 +8,14 @@
 // result that depends on the order of threads inside a phase is a race.
 #pragma once
 #ifdef __CUDACC__
-#define KERNEL extern "C" __global__ void __launch_bounds__(512)
 #define DEVICE static __device__ __forceinline__
+// What a kernel is told comes by value, in constant memory: a launch copies nothing by itself.
+#define KERNEL(name)                                                                            \
+  DEVICE void name##_body(const Call* call);                                                    \
+  extern "C" __global__ void __launch_bounds__(512) name(const __grid_constant__ Call call) {   \
+    name##_body(&call);                                                                         \
+  }                                                                                             \
+  DEVICE void name##_body(const Call* call)
 #define PHASE for (bool once_ = (__syncthreads(), true); once_; once_ = false)
 #define SHARED_BYTES(name) extern __shared__ __align__(16) unsigned char name[]
 #define UNROLL _Pragma("unroll")
@@ -26,6 +32,7 @@ DEVICE unsigned parity(unsigned bits) { return __popc(bits) & 1; }
 #include <cstring>
 #include <vector>
 using std::cos;
+using std::nan;
 using std::sin;
 using std::sqrt;
 struct Index {
@@ -34,7 +41,7 @@ struct Index {
 static thread_local Index threadIdx, blockIdx, blockDim, gridDim;
 static thread_local bool backwards;
 static thread_local unsigned char* shared_memory;
-#define KERNEL static void
+#define KERNEL(name) static void name(const Call* call)
 #define DEVICE static inline
 #define PHASE                                                                               \
   for (unsigned turn_ = 0; turn_ < blockDim.x &&                                            \

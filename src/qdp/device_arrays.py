@@ -1,0 +1,456 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Arrays in a GPU's memory: taken from their libraries and handed out without a copy.
+
+What comes in is torch CUDA tensors, CuPy arrays, and whatever speaks DLPack or has
+``__cuda_array_interface__``; cuda.core reads the last three. Results are made by the caller's
+library, on its current stream. Nothing here computes, and no framework is imported: a module is
+looked at only where the caller has imported it already.
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
+
+import numpy as np
+
+from qdp.arrays import Array, is_torch
+from qdp.errors import BackendUnavailable
+
+# DLPack device types: kDLCPU, kDLCUDA, kDLCUDAManaged.
+_CPU = 1
+_CUDA = (2, 13)
+# The legacy default stream, which the driver and torch also call 0 and DLPack only 1.
+_LEGACY_STREAM = 1
+_REAL = (np.float32, np.float64)
+_AMPLITUDES = (np.float32, np.float64, np.complex64, np.complex128)
+
+
+class Memory(Protocol):
+    """What handing out an array needs from its GPU; streams are the driver's handles."""
+
+    ordinal: int
+    keeper: int
+
+    def allocate(self, n_bytes: int, stream: int) -> tuple[int, Any]:
+        """Return the address of new memory and what keeps it."""
+
+    def upload(self, address: int, array: Array, stream: int) -> None:
+        """Queue a copy from the host; the array may be changed afterwards."""
+
+    def download(self, array: Array, address: int, stream: int) -> None:
+        """Queue a copy to the host."""
+
+    def copy(self, address: int, source: int, n_bytes: int, stream: int) -> None:
+        """Queue a copy within the GPU."""
+
+    def order(self, before: int, after: int) -> None:
+        """Let what is queued on ``after`` from now on wait for what ``before`` has so far."""
+
+    def synchronize(self, stream: int) -> None:
+        """Wait for a stream."""
+
+
+@dataclass(frozen=True, eq=False)
+class DeviceArray:
+    """A C-contiguous array in a GPU's memory, of which ``owner`` keeps the memory.
+
+    It speaks DLPack 1.0, ``__cuda_array_interface__`` and ``__cuda_stream__``: its contents are
+    complete once ``stream`` has done what is queued there. ``to_numpy`` copies it to the host.
+    """
+
+    address: int
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+    ordinal: int
+    stream: int
+    owner: Any
+    memory: Memory | None = None
+
+    @property
+    def ndim(self) -> int:
+        """The number of axes."""
+        return len(self.shape)
+
+    @property
+    def size(self) -> int:
+        """The number of elements."""
+        return math.prod(self.shape)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the elements."""
+        return self.size * self.dtype.itemsize
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def rows(self, part: slice) -> DeviceArray:
+        """Return the rows of a slice without step, sharing the memory."""
+        start, stop, _ = part.indices(len(self))
+        row_bytes = self.nbytes // max(1, len(self))
+        shape = (stop - start, *self.shape[1:])
+        return replace(self, address=self.address + start * row_bytes, shape=shape)
+
+    def reshape(self, shape: tuple[int, ...]) -> DeviceArray:
+        """Return the same memory in another shape."""
+        return replace(self, shape=shape)
+
+    def to_numpy(self) -> Array:
+        """Return a copy on the host, once the array's stream has filled it."""
+        memory = self._memory()
+        result: Array = np.empty(self.shape, self.dtype)
+        if self.nbytes:
+            memory.download(result, self.address, self.stream)
+        memory.synchronize(self.stream)
+        return result
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> Array:
+        raise TypeError(
+            f"expected an array in the CPU's memory, got one on cuda:{self.ordinal}; pass its "
+            "to_numpy(), or take it into a GPU library with from_dlpack"
+        )
+
+    @property
+    def __cuda_array_interface__(self) -> dict[str, Any]:
+        return {
+            "shape": self.shape,
+            "typestr": self.dtype.str,
+            "data": (self.address if self.size else 0, False),
+            "strides": None,
+            "stream": self.stream,
+            "version": 3,
+        }
+
+    def __cuda_stream__(self) -> tuple[int, int]:
+        return 0, self.stream
+
+    def __dlpack_device__(self) -> tuple[int, int]:
+        return _CUDA[0], self.ordinal
+
+    def __dlpack__(
+        self,
+        *,
+        stream: int | None = None,
+        max_version: tuple[int, int] | None = None,
+        dl_device: tuple[int, int] | None = None,
+        copy: bool | None = None,
+    ) -> Any:
+        """Export by DLPack; see the array API standard for what the arguments mean.
+
+        Raises:
+            ValueError: stream 0, which could be either default stream.
+            BufferError: another device than this one or the CPU, or one that a forbidden copy
+                would be needed for.
+        """
+        memory = self._memory()
+        device = self.__dlpack_device__() if dl_device is None else tuple(map(int, dl_device))
+        if device == (_CPU, 0):
+            if copy is False or stream is not None:
+                raise BufferError(
+                    f"expected copy=None or True and stream=None for the CPU's memory, got "
+                    f"copy={copy}, stream={stream}, from an array on cuda:{self.ordinal}"
+                )
+            return self.to_numpy().__dlpack__(max_version=max_version)
+        if device != self.__dlpack_device__():
+            raise BufferError(
+                f"expected dl_device {self.__dlpack_device__()}, that of the array, or (1, 0), "
+                f"got {device}"
+            )
+        if stream == 0:
+            raise ValueError("stream: expected 1 (legacy default), 2, a handle or -1, got 0")
+        exported = self
+        if copy:
+            exported = empty(memory, self.shape, self.dtype, self.stream)
+            memory.copy(exported.address, self.address, self.nbytes, self.stream)
+        consumer = _LEGACY_STREAM if stream is None else int(stream)
+        if consumer not in (-1, self.stream):
+            memory.order(self.stream, consumer)
+        view = _strided_memory_view().from_buffer(exported.owner, self.shape, dtype=self.dtype)
+        return view.__dlpack__(max_version=max_version)
+
+    def _memory(self) -> Memory:
+        assert self.memory is not None, "only arrays that a device made are handed out"
+        return self.memory
+
+
+def empty(memory: Memory, shape: Sequence[int], dtype: Any, stream: int) -> DeviceArray:
+    """Return a new array whose memory any stream may outlive, to be filled on ``stream``."""
+    dtype = np.dtype(dtype)
+    shape = tuple(shape)
+    n_bytes = math.prod(shape) * dtype.itemsize
+    address, kept = memory.allocate(max(8, n_bytes), memory.keeper)
+    memory.order(memory.keeper, stream)
+    return DeviceArray(address, shape, dtype, memory.ordinal, stream, kept, memory)
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where arrays of a call lie and results go: a library's arrays on GPU number ``ordinal``.
+
+    ``module`` is the library's, None for arrays that have none. ``source`` is one of the arrays.
+    """
+
+    library: str
+    ordinal: int
+    module: Any
+    source: Any
+
+    def on(self, memory: Memory, lane: int) -> Target:
+        """Return where results go, and on which stream: the library's current one, else ``lane``.
+
+        Raises:
+            TypeError: the arrays have a stream that can't be read.
+        """
+        return Target(self, memory, self._stream(lane))
+
+    def _stream(self, lane: int) -> int:
+        if self.library == "torch":
+            found = self.module.cuda.current_stream(self.ordinal).cuda_stream
+        elif self.library == "cupy":
+            with self.module.cuda.Device(self.ordinal):
+                found = self.module.cuda.get_current_stream().ptr
+        elif hasattr(self.source, "__cuda_stream__"):
+            version, found = self.source.__cuda_stream__()
+            if version != 0:
+                raise TypeError(f"__cuda_stream__: expected version 0, got {version}")
+        else:
+            return lane
+        return int(found) or _LEGACY_STREAM
+
+
+@dataclass(frozen=True)
+class Target:
+    """A place with its GPU and stream: takes arrays in, makes those that go out."""
+
+    place: Place
+    memory: Memory
+    stream: int
+
+    @property
+    def name(self) -> str:
+        """The name of the library."""
+        return self.place.library
+
+    def real(self, value: Any, name: str) -> DeviceArray:
+        """Take float32 or float64 numbers; see ``take``."""
+        return self.take(value, name, _REAL)
+
+    def amplitudes(self, value: Any, name: str) -> DeviceArray:
+        """Take float32, float64, complex64 or complex128 numbers; see ``take``."""
+        return self.take(value, name, _AMPLITUDES)
+
+    def take(self, value: Any, name: str, dtypes: Sequence[Any]) -> DeviceArray:
+        """Return the very memory of an array on this GPU, safe to use on the stream.
+
+        Raises:
+            TypeError: another dtype, or nothing that can be read.
+            ValueError: not C-contiguous.
+        """
+        found = self._torch(value, name) if is_torch(value) else self._view(value, name)
+        address, shape, strides, dtype, owner = found
+        if dtype is None or dtype not in dtypes:
+            expected = ", ".join(np.dtype(one).name for one in dtypes)
+            raise TypeError(
+                f"{name}: expected dtype {expected} on cuda:{self.place.ordinal}, got "
+                f"{dtype or getattr(value, 'dtype', 'an unknown one')}; convert it there first"
+            )
+        if not _is_contiguous(shape, strides):
+            raise ValueError(
+                f"{name}: expected a C-contiguous array on cuda:{self.place.ordinal}, got shape "
+                f"{shape} with strides {strides}; pass its contiguous copy (.contiguous() of "
+                "torch, ascontiguousarray of other libraries)"
+            )
+        return DeviceArray(
+            address, shape, dtype, self.place.ordinal, self.stream, owner, self.memory
+        )
+
+    def empty(self, shape: Sequence[int], dtype: Any) -> DeviceArray:
+        """Return a new array: the library's own where it is torch's or CuPy's."""
+        shape, dtype = tuple(shape), np.dtype(dtype)
+        module = self.place.module
+        if self.name == "torch":
+            device = f"cuda:{self.place.ordinal}"
+            owner = module.empty(shape, dtype=getattr(module, dtype.name), device=device)
+            address = owner.data_ptr()
+        elif self.name == "cupy":
+            with module.cuda.Device(self.place.ordinal):
+                owner = module.empty(shape, dtype)
+            address = owner.data.ptr
+        else:
+            return empty(self.memory, shape, dtype, self.stream)
+        return DeviceArray(
+            int(address), shape, dtype, self.place.ordinal, self.stream, owner, self.memory
+        )
+
+    def upload(self, array: Array) -> DeviceArray:
+        """Return a copy of a host array."""
+        array = np.asarray(array, order="C")
+        result = self.empty(array.shape, array.dtype)
+        if array.nbytes:
+            self.memory.upload(result.address, array, self.stream)
+        return result
+
+    def from_numpy(self, array: Array) -> Any:
+        """Return a copy of a host array as the caller's kind of array."""
+        return self.hand_out(self.upload(array))
+
+    def to_numpy(self, value: Any, name: str) -> Any:
+        """Return a host copy of an array on this GPU; anything else as it is."""
+        if not on_device(value):
+            return value
+        return self.take(value, name, (*_AMPLITUDES, np.int64)).to_numpy()
+
+    def hand_out(self, array: DeviceArray) -> Any:
+        """Return a result as the caller's kind of array, sharing the memory."""
+        if self.name in ("torch", "cupy"):
+            return array.owner.reshape(array.shape)
+        if self.place.module is not None:
+            return self.place.module.from_dlpack(array)
+        return array
+
+    def _torch(self, tensor: Any, name: str) -> tuple[int, tuple[int, ...], Any, Any, Any]:
+        if tensor.layout != self.place.module.strided:
+            raise TypeError(
+                f"{name}: expected a dense tensor, got {tensor.layout}; use .to_dense()"
+            )
+        if tensor.is_conj() or tensor.is_neg():
+            raise ValueError(
+                f"{name}: expected a tensor whose numbers lie in memory, got one that is "
+                "conjugated or negated as it is read; pass tensor.resolve_conj().resolve_neg()"
+            )
+        dtype = _NUMPY_DTYPES.get(str(tensor.dtype).removeprefix("torch."))
+        strides = tuple(tensor.stride())
+        return int(tensor.data_ptr()), tuple(tensor.shape), strides, dtype, tensor
+
+    def _view(self, value: Any, name: str) -> tuple[int, tuple[int, ...], Any, Any, Any]:
+        if isinstance(value, DeviceArray) and value.stream == self.stream:
+            return value.address, value.shape, None, value.dtype, value
+        try:
+            view = strided_view(value, self.stream)
+            dtype = view.dtype
+        except (BufferError, NotImplementedError, RuntimeError, TypeError, ValueError) as error:
+            raise TypeError(
+                f"{name}: {type(value).__name__} on cuda:{self.place.ordinal} could not be read "
+                f"through DLPack or __cuda_array_interface__ ({error})"
+            ) from error
+        return int(view.ptr), tuple(view.shape), view.strides, dtype, view
+
+
+_NUMPY_DTYPES = {np.dtype(one).name: np.dtype(one) for one in (*_AMPLITUDES, np.int64)}
+
+
+def on_device(value: object) -> bool:
+    """Tell whether an array lies in a GPU's memory.
+
+    >>> on_device(np.zeros(2)), on_device([1.0])
+    (False, False)
+    """
+    return _ordinal_of(value) is not None
+
+
+def place_of(**values: object) -> Place | None:
+    """Return where the arrays lie, None if all are in the CPU's memory; names are for messages.
+
+    NumPy arrays, lists and numbers may stand beside arrays of a GPU.
+
+    Raises:
+        TypeError: two libraries besides NumPy, or some arrays of one on a GPU and some not.
+        ValueError: arrays on two GPUs.
+
+    >>> place_of(states=np.zeros(2), parameters=[0.1], inputs=None) is None
+    True
+    """
+    places: dict[str, Place] = {}
+    elsewhere: list[str] = []
+    for name, value in values.items():
+        if value is None or isinstance(value, np.ndarray | np.generic | list | tuple | float | int):
+            continue
+        ordinal = _ordinal_of(value)
+        if ordinal is not None:
+            places[name] = _place(value, ordinal)
+        elif is_torch(value) or hasattr(value, "__dlpack__"):
+            elsewhere.append(name)
+    if not places:
+        return None
+    first, *others = places
+    found = places[first]
+    for other in others:
+        if places[other].ordinal != found.ordinal:
+            raise ValueError(
+                f"expected arrays on one GPU, got {first} on cuda:{found.ordinal} and {other} on "
+                f"cuda:{places[other].ordinal}; move one of them"
+            )
+        if places[other].library != found.library:
+            raise TypeError(
+                f"expected arrays of one library besides numpy, got {found.library} in {first} "
+                f"and {places[other].library} in {other}; convert one of them"
+            )
+    if elsewhere:
+        raise TypeError(
+            f"expected arrays on one device, got {first} on cuda:{found.ordinal} and "
+            f"{elsewhere[0]} in the CPU's memory; move {elsewhere[0]} to the GPU, or pass it as a "
+            "numpy array"
+        )
+    return found
+
+
+def strided_view(value: Any, stream: int) -> Any:
+    """Return cuda.core's view of a DLPack producer or ``__cuda_array_interface__``."""
+    view = _strided_memory_view()
+    if hasattr(value, "__dlpack__"):
+        return view.from_dlpack(value, stream_ptr=stream)
+    return view.from_cuda_array_interface(value, stream_ptr=stream)
+
+
+def _ordinal_of(value: object) -> int | None:
+    if isinstance(value, DeviceArray):
+        return value.ordinal
+    if is_torch(value):
+        device: Any = value.device  # type: ignore[attr-defined]
+        return int(device.index or 0) if device.type == "cuda" else None
+    if hasattr(value, "__dlpack_device__"):
+        kind, ordinal = value.__dlpack_device__()
+        return int(ordinal) if int(kind) in _CUDA else None
+    if hasattr(value, "__cuda_array_interface__"):
+        # The interface doesn't tell the device; the driver knows whose memory it is.
+        return int(strided_view(value, -1).device_id)
+    return None
+
+
+def _place(value: object, ordinal: int) -> Place:
+    if is_torch(value):
+        return Place("torch", ordinal, sys.modules["torch"], value)
+    cupy: Any = sys.modules.get("cupy")
+    if cupy is not None and isinstance(value, cupy.ndarray):
+        return Place("cupy", ordinal, cupy, value)
+    if not isinstance(value, DeviceArray) and hasattr(value, "__array_namespace__"):
+        namespace = value.__array_namespace__()
+        return Place(namespace.__name__, ordinal, namespace, value)
+    return Place("qdp", ordinal, None, value)
+
+
+def _is_contiguous(shape: tuple[int, ...], strides: Sequence[int] | None) -> bool:
+    """Whether strides, in elements, are those of C order; axes of one element have any."""
+    if strides is None or 0 in shape:
+        return True
+    expected = 1
+    for length, stride in zip(reversed(shape), reversed(strides), strict=True):
+        if length != 1 and stride != expected:
+            return False
+        expected *= length
+    return True
+
+
+def _strided_memory_view() -> Any:
+    try:
+        from cuda.core import utils
+    except ImportError as error:
+        raise BackendUnavailable(
+            f"arrays in a GPU's memory need cuda.core, which can't be imported ({error}); install "
+            "it with: pip install 'qdp[cuda]'"
+        ) from error
+    return utils.StridedMemoryView
