@@ -254,11 +254,11 @@ def measure_kernels(
     call(features, backend)
     repeats = []
     for _ in range(runs):
-        device.launches.clear()
+        device.timed_launches.clear()
         call(features, backend)
         repeats.append(
             kernel_work.kernel_lines(
-                device.launches,
+                device.timed_launches,
                 kernel_work.Call(
                     compile_program(circuit, observables),
                     profile.precision,
@@ -304,7 +304,7 @@ def profiled_device(clock: Clock) -> Any:
         """The real device."""
 
     device = Device(0)
-    device.clock, device.launches = clock, []
+    device.clock, device.timed_launches = clock, []
     return device
 
 

@@ -39,17 +39,17 @@ class Launch:
 
 
 class Profiled(_Base):
-    """A device whose launches are timed by ``clock``; they gather in ``launches``."""
+    """A device whose launches are timed by ``clock``; they gather in ``timed_launches``."""
 
     clock: Clock
-    launches: list[Launch]
+    timed_launches: list[Launch]
 
     def launch(self, precision: Any, kernel: str, grid: int, *rest: Any, **options: Any) -> None:
         """Run a kernel, and time it alone."""
         start = self.clock.mark()
         super().launch(precision, kernel, grid, *rest, **options)
         spent = self.clock.milliseconds(start, self.clock.mark())
-        self.launches.append(Launch(kernel, grid, spent))
+        self.timed_launches.append(Launch(kernel, grid, spent))
 
 
 def labelled(launches: Sequence[Launch]) -> dict[str, list[Launch]]:

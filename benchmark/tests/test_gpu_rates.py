@@ -265,10 +265,10 @@ def test_launches_are_timed_and_passed_on():
         pass
 
     device = Device()
-    device.clock, device.launches = FakeClock(3.0), []
+    device.clock, device.timed_launches = FakeClock(3.0), []
     device.launch("double", "run", 7, 128, 4096, 99, stream=5)
     assert passed == [(("double", "run", 7, 128, 4096, 99), {"stream": 5})]
-    assert device.launches == [Launch("run", 7, 3.0)]
+    assert device.timed_launches == [Launch("run", 7, 3.0)]
 
 
 def test_passes_back_are_told_apart_in_every_chunk():
@@ -353,7 +353,7 @@ class CountingBackend(ReferenceBackend):
 
     def _launch(self):
         for kernel in ("angles", "run", "accumulate"):
-            self.device.launches.append(Launch(kernel, 1, self.device.clock.step))
+            self.device.timed_launches.append(Launch(kernel, 1, self.device.clock.step))
 
     def adjoint(self, *arguments):
         self._launch()
@@ -370,7 +370,7 @@ def test_measured_kernels(monkeypatch, what):
     monkeypatch.setattr(
         CountingBackend, "encoder", lambda self, encoding: self._launch(), raising=False
     )
-    device = SimpleNamespace(clock=FakeClock(3.0), launches=[])
+    device = SimpleNamespace(clock=FakeClock(3.0), timed_launches=[])
     profile = gpu_rates.Profile(what, 4, "double", 6)
     lines = gpu_rates.measure_kernels(profile, 2, 5, MACHINE_RATES, device)
     assert [line["kernel"] for line in lines] == ["angles", "run", "accumulate"]
@@ -390,7 +390,7 @@ def test_kernels_of_a_wrong_result_are_not_timed(monkeypatch):
             return found
 
     monkeypatch.setattr("qdp.backends.cuda.CudaBackend", Wrong)
-    device = SimpleNamespace(clock=FakeClock(), launches=[])
+    device = SimpleNamespace(clock=FakeClock(), timed_launches=[])
     profile = gpu_rates.Profile("adjoint", 3, "double", 2)
     with pytest.raises(RuntimeError, match="expected the reference's results"):
         gpu_rates.measure_kernels(profile, 1, 1, MACHINE_RATES, device)
@@ -398,7 +398,7 @@ def test_kernels_of_a_wrong_result_are_not_timed(monkeypatch):
 
 def test_the_profiled_device_is_the_backends_own():
     if gpu_rates.device_problem() is None:
-        assert gpu_rates.profiled_device(FakeClock()).launches == []
+        assert gpu_rates.profiled_device(FakeClock()).timed_launches == []
         return
     with pytest.raises(BackendUnavailable):
         gpu_rates.profiled_device(FakeClock())
