@@ -47,5 +47,12 @@ def precision(request):
     return request.param
 
 
+@pytest.fixture(scope="session")
+def libraries(tmp_path_factory):
+    """The CUDA kernels as plain C++, one library a precision."""
+    emulator = pytest.importorskip("emulator", reason="GPU arrays are handed out by cuda.core")
+    return emulator.compile_for_the_processor(tmp_path_factory.mktemp("kernels"))
+
+
 def pytest_report_header(config):
     return f"qdp backends: {', '.join(BACKENDS)}"

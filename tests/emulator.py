@@ -6,11 +6,31 @@ needed, only g++ and cuda.core.
 """
 
 import ctypes
+import os
+import subprocess
 
 import numpy as np
 from cuda.core import Buffer, MemoryResource
 
 from qdp.backends import device
+
+
+def compile_for_the_processor(folder):
+    """Return the kernels as plain C++, one library a precision."""
+    flags = os.environ.get("QDP_EMULATION_FLAGS", "-O1").split()
+    found = {}
+    for precision, real in (("double", "double"), ("single", "float")):
+        path = folder / f"{precision}.so"
+        source = str(device.KERNELS / "engine.cu")
+        subprocess.run(
+            ["g++", "-x", "c++", "-std=c++17", *flags, "-Wall", "-Wextra", "-Werror",
+             "-Wno-unknown-pragmas", f"-DREAL={real}", "-shared", "-fPIC", source, "-o", str(path)],
+            check=True,
+        )  # fmt: skip
+        library = ctypes.CDLL(str(path))
+        library.emulate.restype = ctypes.c_bool
+        found[precision] = library
+    return found
 
 
 class Resource(MemoryResource):
@@ -47,13 +67,17 @@ class Emulator(device.Device):
 
     A stream runs when it is waited for, and others as far as it has to wait for them. Memory that
     nobody wrote, and what was given back, is NaN. ``backwards`` runs the threads of a phase in
-    reverse. ``log`` holds what was done to streams: (what, stream, ...) in the order of the calls.
+    reverse, and ``eager`` does everything at once. ``log`` holds what was done to streams, in the
+    order of the calls: (what, stream, ...).
     """
 
     lanes = (101, 102)
     keeper = 103
 
-    def __init__(self, libraries, shared_bytes, backwards=False, free=2**30, ordinal=0):
+    def __init__(
+        self, libraries, shared_bytes, backwards=False, free=2**30, ordinal=0, eager=False
+    ):
+        self.eager = eager
         self.ordinal = ordinal
         self.shared_bytes = shared_bytes
         self._libraries = libraries
@@ -139,7 +163,10 @@ class Emulator(device.Device):
 
     def _queue(self, what, stream, work, *details):
         self.log.append((what, stream, *details))
-        self._queues.setdefault(stream, []).append(work)
+        if self.eager:
+            work()
+        else:
+            self._queues.setdefault(stream, []).append(work)
 
     def _run_until(self, stream, waits):
         queue = self._queues.get(stream, [])
@@ -159,7 +186,7 @@ class Emulator(device.Device):
             )
             assert found, f"there is no kernel {kernel}"
 
-        self._queue("launch", stream, run, kernel)
+        self._queue("launch", stream, run, kernel, told)
 
 
 def assert_all_is_given_back(backend):

@@ -6,7 +6,6 @@ the reference; and a machine without a GPU is told so.
 memory is set small to send few qubits through tiles in device memory.
 """
 
-import ctypes
 import os
 import shutil
 import subprocess
@@ -38,26 +37,6 @@ REQUIRED = os.environ.get("QDP_REQUIRE", "").split(",")
 # Room for the sums that wait, and so many amplitudes of 16 bytes.
 LARGE = 200 * 2**10
 SMALL = 2048 + (16 << 4)
-
-
-@pytest.fixture(scope="module")
-def libraries(tmp_path_factory):
-    """The kernels as plain C++, one library a precision."""
-    folder = tmp_path_factory.mktemp("kernels")
-    flags = os.environ.get("QDP_EMULATION_FLAGS", "-O1").split()
-    found = {}
-    for precision, real in (("double", "double"), ("single", "float")):
-        path = folder / f"{precision}.so"
-        source = str(device.KERNELS / "engine.cu")
-        subprocess.run(
-            ["g++", "-x", "c++", "-std=c++17", *flags, "-Wall", "-Wextra", "-Werror",
-             "-Wno-unknown-pragmas", f"-DREAL={real}", "-shared", "-fPIC", source, "-o", str(path)],
-            check=True,
-        )  # fmt: skip
-        library = ctypes.CDLL(str(path))
-        library.emulate.restype = ctypes.c_bool
-        found[precision] = library
-    return found
 
 
 @pytest.fixture(params=["whole", "whole-backwards", "tiles", "tiles-backwards"])
@@ -213,7 +192,7 @@ def test_fidelity_kernel(emulated, precision):
     left, right = random_states(3, 5, rng), random_states(4, 5, rng)
     expected = qdp.fidelity_kernel(left, right)
     dtype = np.complex128 if precision == "double" else np.complex64
-    found = emulated.fidelity_kernel(left.astype(dtype), right.astype(dtype))
+    found = emulated.overlaps(left.astype(dtype), right.astype(dtype))
     assert_close(found, expected, precision)
 
 

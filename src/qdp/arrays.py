@@ -25,7 +25,8 @@ _HOST_DEVICES = (1, 3, 11)
 _CHUNK_BYTES = 2**18
 # Arrays up to this size are checked by NumPy: there is nothing to share among threads.
 _SMALL_BYTES = 2**15
-_NATIVE_DTYPES = (np.float32, np.float64, np.complex64, np.complex128)
+# The dtypes of amplitudes.
+NATIVE_DTYPES = (np.float32, np.float64, np.complex64, np.complex128)
 # Norms in this range come from sums of squares that neither over- nor underflow.
 _SAFE_NORMS = (1e-140, 1e140)
 
@@ -157,7 +158,7 @@ def as_amplitudes(value: object, name: str) -> Array:
     dtype('float64')
     """
     array = to_numpy(value, name)
-    if array.dtype in (np.float32, np.float64, np.complex64, np.complex128):
+    if array.dtype in NATIVE_DTYPES:
         return contiguous(array, array.dtype)
     return contiguous(array, np.complex128 if array.dtype.kind == "c" else np.float64)
 
@@ -269,7 +270,7 @@ def _native_sums_of_squares(array: Array) -> Array | None:
     None if there is no compiled code for such an array, or none at all.
     """
     core = extension()
-    if core is None or array.dtype not in _NATIVE_DTYPES:
+    if core is None or array.dtype not in NATIVE_DTYPES:
         return None
     if not (array.flags.c_contiguous and array.flags.aligned):
         return None

@@ -17,7 +17,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from qdp.arrays import Array, is_torch
+from qdp.arrays import NATIVE_DTYPES, Array, is_torch
 from qdp.errors import BackendUnavailable
 
 # DLPack device types: kDLCPU, kDLCUDA, kDLCUDAManaged.
@@ -26,13 +26,13 @@ _CUDA = (2, 13)
 # The legacy default stream, which the driver and torch also call 0 and DLPack only 1.
 _LEGACY_STREAM = 1
 _REAL = (np.float32, np.float64)
-_AMPLITUDES = (np.float32, np.float64, np.complex64, np.complex128)
 
 
 class Memory(Protocol):
     """What handing out an array needs from its GPU; streams are the driver's handles."""
 
     ordinal: int
+    lanes: tuple[int, int]
     keeper: int
 
     def allocate(self, n_bytes: int, stream: int) -> tuple[int, Any]:
@@ -187,6 +187,23 @@ def empty(memory: Memory, shape: Sequence[int], dtype: Any, stream: int) -> Devi
     return DeviceArray(address, shape, dtype, memory.ordinal, stream, kept, memory)
 
 
+def joined(parts: Sequence[DeviceArray]) -> DeviceArray:
+    """Return arrays of one device joined along their rows."""
+    first = parts[0]
+    memory = first._memory()
+    shape = (sum(len(part) for part in parts), *first.shape[1:])
+    result = empty(memory, shape, first.dtype, first.stream)
+    address = result.address
+    for part in parts:
+        if part.stream != first.stream:
+            memory.order(part.stream, first.stream)
+        memory.copy(address, part.address, part.nbytes, first.stream)
+        address += part.nbytes
+    # The parts may be given back right away.
+    memory.order(first.stream, memory.keeper)
+    return result
+
+
 @dataclass(frozen=True)
 class Place:
     """Where arrays of a call lie and results go: a library's arrays on GPU number ``ordinal``.
@@ -199,15 +216,16 @@ class Place:
     module: Any
     source: Any
 
-    def on(self, memory: Memory, lane: int) -> Target:
-        """Return where results go, and on which stream: the library's current one, else ``lane``.
+    def on(self, memory: Memory) -> Target:
+        """Return where results go, and on which stream: the library's current one, else a lane.
 
         Raises:
             TypeError: the arrays have a stream that can't be read.
         """
-        return Target(self, memory, self._stream(lane))
+        stream = self._stream()
+        return Target(self, memory, memory.lanes[0] if stream is None else stream, stream is None)
 
-    def _stream(self, lane: int) -> int:
+    def _stream(self) -> int | None:
         if self.library == "torch":
             found = self.module.cuda.current_stream(self.ordinal).cuda_stream
         elif self.library == "cupy":
@@ -218,17 +236,22 @@ class Place:
             if version != 0:
                 raise TypeError(f"__cuda_stream__: expected version 0, got {version}")
         else:
-            return lane
+            return None
         return int(found) or _LEGACY_STREAM
 
 
 @dataclass(frozen=True)
 class Target:
-    """A place with its GPU and stream: takes arrays in, makes those that go out."""
+    """A place with its GPU and stream: takes arrays in, makes those that go out.
+
+    ``waits`` says that calls have to wait for the stream: their library knows nothing of it, and
+    might give the arguments' memory to others while it is still read.
+    """
 
     place: Place
     memory: Memory
     stream: int
+    waits: bool
 
     @property
     def name(self) -> str:
@@ -241,7 +264,7 @@ class Target:
 
     def amplitudes(self, value: Any, name: str) -> DeviceArray:
         """Take float32, float64, complex64 or complex128 numbers; see ``take``."""
-        return self.take(value, name, _AMPLITUDES)
+        return self.take(value, name, NATIVE_DTYPES)
 
     def take(self, value: Any, name: str, dtypes: Sequence[Any]) -> DeviceArray:
         """Return the very memory of an array on this GPU, safe to use on the stream.
@@ -302,7 +325,7 @@ class Target:
         """Return a host copy of an array on this GPU; anything else as it is."""
         if not on_device(value):
             return value
-        return self.take(value, name, (*_AMPLITUDES, np.int64)).to_numpy()
+        return self.take(value, name, (*NATIVE_DTYPES, np.int64)).to_numpy()
 
     def hand_out(self, array: DeviceArray) -> Any:
         """Return a result as the caller's kind of array, sharing the memory."""
@@ -340,7 +363,7 @@ class Target:
         return int(view.ptr), tuple(view.shape), view.strides, dtype, view
 
 
-_NUMPY_DTYPES = {np.dtype(one).name: np.dtype(one) for one in (*_AMPLITUDES, np.int64)}
+_NUMPY_DTYPES = {np.dtype(one).name: np.dtype(one) for one in (*NATIVE_DTYPES, np.int64)}
 
 
 def on_device(value: object) -> bool:

@@ -18,11 +18,12 @@ from typing import Any, Literal, ParamSpec, Protocol, cast, runtime_checkable
 
 import numpy as np
 
-from qdp import arrays, encodings, gradients, memory, planner, sampling
+from qdp import arrays, device_arrays, encodings, gates, gradients, memory, planner, sampling
 from qdp.arrays import Array, Library
-from qdp.backends.base import Backend, Batch, Precision
+from qdp.backends.base import Backend, Batch, DeviceBackend, Precision
 from qdp.backends.reference import ReferenceBackend
 from qdp.circuit import Circuit, Observable, PauliTerm
+from qdp.device_arrays import DeviceArray, Memory, Place, Target
 from qdp.encodings import Amplitude, Basis, Encoding, GateEncoding, ProductPhases
 from qdp.errors import BackendUnavailable
 
@@ -82,6 +83,7 @@ def _block_by_block(verb: Callable[P, Any]) -> Callable[P, Any]:
                 )
         if not states.n_samples:
             raise ValueError("states: expected a cache with at least one row, got none")
+        parameters, inputs, finish = _taken(parameters, inputs, options.get("backend", "auto"))
         seed_of = _seeds_of_blocks(verb.__name__, options, seed)
         results = []
         for start, rows, encoding in states.blocks(circuit.n_qubits):
@@ -91,15 +93,17 @@ def _block_by_block(verb: Callable[P, Any]) -> Callable[P, Any]:
             results.append(
                 call(
                     circuit,
-                    parameters[part] if np.ndim(parameters) == 2 else parameters,
+                    _of_block(parameters, part),
                     rows,
                     *arguments,
-                    inputs=inputs[part] if np.ndim(inputs) == 2 else inputs,
+                    inputs=_of_block(inputs, part),
                     encoding=encoding,
                     **options,
                 )
             )
-        return _joined(results)
+        joined = _joined(results)
+        finish()
+        return joined
 
     return cast(Callable[P, Any], run)
 
@@ -124,10 +128,38 @@ def _seeds_of_blocks(
     return lambda start: int(np.random.SeedSequence([root, start]).generate_state(1)[0])
 
 
+def _taken(
+    parameters: Any, inputs: Any, backend: BackendName | Backend
+) -> tuple[Any, Any, Callable[[], None]]:
+    """Return arguments whose rows can be taken: arrays of a GPU that can do nothing but DLPack not.
+
+    Last is what waits for those who know no stream.
+    """
+    place = device_arrays.place_of(parameters=parameters, inputs=inputs)
+    if place is None or place.library != "qdp":
+        return parameters, inputs, lambda: None
+    target = _device_backend(backend, place)[1]
+    parameters, inputs = (
+        target.real(value, name) if device_arrays.on_device(value) else value
+        for name, value in (("parameters", parameters), ("inputs", inputs))
+    )
+    wait = functools.partial(target.memory.synchronize, target.stream)
+    return parameters, inputs, wait if target.waits else lambda: None
+
+
+def _of_block(value: Any, part: slice) -> Any:
+    """Return a block's rows of an argument that has them."""
+    if np.ndim(value) != 2:
+        return value
+    return value.rows(part) if isinstance(value, DeviceArray) else value[part]
+
+
 def _joined(results: list[Any]) -> Any:
     """Join results along their rows, or each of a tuple of results."""
     if isinstance(results[0], tuple):
         return tuple(_joined(list(parts)) for parts in zip(*results, strict=True))
+    if isinstance(results[0], DeviceArray):
+        return device_arrays.joined(results)
     if arrays.is_torch(results[0]):
         return sys.modules["torch"].cat(results)
     return np.concatenate(results)
@@ -221,6 +253,13 @@ def variance(
         backend=backend,
         precision=precision,
     )
+    if isinstance(found, DeviceArray):
+        # An array that only hands itself out: the few numbers are subtracted on the host.
+        place = cast(Place, device_arrays.place_of(found=found))
+        target = place.on(cast(Memory, found.memory))
+        values = found.to_numpy()
+        spread = (values[..., : len(given)] - values[..., len(given) :] ** 2).clip(min=0)
+        return target.from_numpy(spread[..., 0] if single else spread)
     squares, values = found[..., : len(given)], found[..., len(given) :]
     # Rounding may leave a small negative number where the variance is zero.
     result = (squares - values * values).clip(min=0)
@@ -331,8 +370,9 @@ def sample(
     _refuse_gradient("sample", parameters, states, inputs)
     n_shots = _positive("shots", shots)
     run = _prepare(
-        circuit, parameters, states, inputs, encoding, backend, precision, method="state"
-    )
+        circuit, parameters, states, inputs, encoding, backend, precision, method="state",
+        on_host=True,
+    )  # fmt: skip
     read = _wires(wires, circuit)
     run.require_memory(run.batch.rows * n_shots * len(read) + 16 * 2 ** len(read), "the samples")
     generator = np.random.default_rng(seed)
@@ -484,32 +524,22 @@ def vjp(
         prune,
         "adjoint",
     )
-    weights = arrays.as_real(cotangents, "cotangents")
-    expected = run.shape((run.batch.rows, len(run.observables)), has_observables=True)
-    if weights.shape not in ((), expected):
-        raise ValueError(
-            f"cotangents: expected shape {expected}, that of the values, or one number, got shape "
-            f"{weights.shape}"
-        )
-    arrays.require_finite(weights.reshape(-1), "cotangents")
-    full = np.broadcast_to(weights, expected).reshape(run.batch.rows, len(run.observables))
+    weights = run.cotangents(cotangents)
     run.require_derivatives(names, 1)
     result = run.backend.adjoint(
-        run.circuit, run.batch, run.observables, run.angles_wrt(names), np.ascontiguousarray(full)
+        run.circuit, run.batch, run.observables, run.angles_wrt(names), weights
     )
     gradients.clear_pruned(run.task(names), result)
     results = tuple(
-        run.library.from_numpy(
-            run.derivative(name, result.parameters, result.inputs, result.states)[:, 0]
-            if run.has_rows(name)
-            else run.derivative(name, result.parameters, result.inputs, result.states).sum((0, 1))
-        )
+        run.pulled_back(name, run.derivative(name, result.parameters, result.inputs, result.states))
         for name in names
     )
     return results if is_tuple else results[0]
 
 
-def fidelity_kernel(states_a: Any, states_b: Any = None) -> Any:
+def fidelity_kernel(
+    states_a: Any, states_b: Any = None, *, backend: BackendName | Backend = "auto"
+) -> Any:
     """Return the squared overlaps |<a|b>|**2 of all pairs, (rows_a, rows_b) float64 or float32.
 
     ``states_a`` and ``states_b`` (None: the same) are (rows, 2**n), real or complex, of norm 1.
@@ -519,19 +549,19 @@ def fidelity_kernel(states_a: Any, states_b: Any = None) -> Any:
         TypeError: not numeric.
         ValueError: other shapes, NaN or infinity, rows that are not normalised.
         MemoryError: the result would not fit into the memory available.
+        BackendUnavailable: the backend can't run here.
 
     >>> fidelity_kernel(np.eye(2))
     array([[1., 0.],
            [0., 1.]])
     """
+    place = device_arrays.place_of(states_a=states_a, states_b=states_b)
+    if place is not None:
+        return _fidelity_on_device(states_a, states_b, backend, place)
     library = arrays.library_of(states_a, states_b)
     left = _normalised_states(states_a, "states_a", None)
     right = left if states_b is None else _normalised_states(states_b, "states_b", None)
-    if left.ndim != 2 or right.ndim != 2 or left.shape[1] != right.shape[1]:
-        raise ValueError(
-            f"states: expected two arrays of shape (rows, 2**n) with the same n, got shapes "
-            f"{left.shape} and {right.shape}"
-        )
+    _require_pairs(left, right)
     if arrays.requires_gradient(states_a, states_b):
         from qdp.adapters import torch as autograd
 
@@ -543,8 +573,11 @@ def fidelity_kernel(states_a: Any, states_b: Any = None) -> Any:
         f"{len(left)} x {len(right)} overlaps",
         "compute the kernel in blocks of rows",
     )
+    engine = None if backend == "auto" else _backend(backend)
+    if isinstance(engine, DeviceBackend):
+        return library.from_numpy(engine.overlaps(left, right))
     kernel = np.empty((len(left), len(right)), real)
-    core = arrays.extension()
+    core = None if isinstance(engine, ReferenceBackend) else arrays.extension()
     if core is not None:
         rows = np.ascontiguousarray(left, dtype)
         core.overlaps(rows, rows if right is left else np.ascontiguousarray(right, dtype), kernel)
@@ -590,6 +623,9 @@ def encode(
     chosen = encodings.from_name(encoding)
     if bit_order not in ("big", "little"):
         raise ValueError(f"bit_order: expected 'big' or 'little', got {bit_order!r}")
+    place = device_arrays.place_of(rows=rows, out=out)
+    if place is not None:
+        return _encode_on_device(rows, chosen, n_qubits, out, precision, bit_order, backend, place)
     engine = _backend(backend)
     features, has_rows = chosen.as_rows(rows)
     if n_qubits is None:
@@ -686,6 +722,7 @@ class _Run:
     library: Library
     with_rows: frozenset[str]
     single_row: bool
+    target: Target | None = None
 
     @property
     def state_bytes(self) -> int:
@@ -693,7 +730,9 @@ class _Run:
         return int(2**self.circuit.n_qubits * np.dtype(self.batch.complex_dtype).itemsize)
 
     def require_memory(self, n_bytes: int, what: str) -> None:
-        """Refuse results that would not fit."""
+        """Refuse results that would not fit; those on a GPU are its library's to refuse."""
+        if self.target is not None:
+            return
         rows, n_qubits = self.batch.rows, self.circuit.n_qubits
         memory.require_memory(
             n_bytes,
@@ -739,6 +778,13 @@ class _Run:
         states: Array | None,
     ) -> Array:
         """Pick the backend's derivative by one of the caller's arguments, (rows, O, size)."""
+        if self.target is not None:
+            found = {"parameters": parameters, "inputs": inputs, "states": states}[name]
+            assert found is not None or name == "inputs"
+            if found is None:  # an encoding's angles are all that the circuit reads
+                shape = (self.batch.rows, len(self.observables), 0)
+                found = _known(self.target.empty(shape, self.batch.real_dtype))
+            return found
         if name == "parameters":
             assert parameters is not None
             return parameters
@@ -814,9 +860,38 @@ class _Run:
             minus_variances=own(found.minus_variances),
         )
 
-    def has_rows(self, name: Argument) -> bool:
-        """Whether the argument has a rows axis."""
-        return name in self.with_rows
+    def cotangents(self, given: Any) -> Array:
+        """Check cotangents, of the shape of the values or one number; returned as (rows, O)."""
+        full = (self.batch.rows, len(self.observables))
+        expected = self.shape(full, has_observables=True)
+        if self.target is None:
+            weights = arrays.as_real(given, "cotangents")
+        else:
+            device_arrays.place_of(arguments=self.target.place.source, cotangents=given)
+            if device_arrays.on_device(given):
+                weights = _known(self.target.real(given, "cotangents"))
+                if weights.shape == expected:
+                    return weights.reshape(full)
+            else:
+                weights = arrays.as_real(given, "cotangents")
+        if weights.shape not in ((), expected) or isinstance(weights, DeviceArray):
+            raise ValueError(
+                f"cotangents: expected shape {expected}, that of the values, or one number, got "
+                f"shape {weights.shape}"
+            )
+        arrays.require_finite(weights.reshape(-1), "cotangents")
+        weights = np.ascontiguousarray(np.broadcast_to(weights, expected).reshape(full))
+        return weights if self.target is None else _known(self.target.upload(weights))
+
+    def pulled_back(self, name: Argument, derivative: Array) -> Any:
+        """Give a derivative (rows, 1, size) its argument's shape, summed over what it shares."""
+        if self.target is None:
+            summed = derivative[:, 0] if name in self.with_rows else derivative.sum((0, 1))
+            return self.library.from_numpy(summed)
+        rows = derivative.reshape((self.batch.rows, derivative.shape[2]))
+        if name not in self.with_rows:
+            rows = cast(DeviceBackend, self.backend).sum_rows(rows, self.target)
+        return self.target.hand_out(_on_device(rows))
 
     def shape(self, full: tuple[int, ...], *, has_observables: bool) -> tuple[int, ...]:
         """Drop from (rows[, O], ...) the axes that the caller didn't ask for."""
@@ -826,6 +901,8 @@ class _Run:
     def finish(self, result: Array, *, has_observables: bool = False) -> Any:
         """Shape a result (rows[, O], ...) for the caller, as his kind of array."""
         shaped = result.reshape(self.shape(result.shape, has_observables=has_observables))
+        if self.target is not None:
+            return self.target.hand_out(_on_device(shaped))
         if shaped.ndim == 0 and self.library is arrays.NUMPY:
             return shaped[()]
         return self.library.from_numpy(shaped)
@@ -842,21 +919,35 @@ def _prepare(
     observable: Observables | Literal[False] | None = False,
     prune: bool = False,
     method: planner.Method = "expectation",
+    on_host: bool = False,
 ) -> _Run:
-    """Check all arguments of a verb; ``observable`` False where the verb has none."""
+    """Check all arguments of a verb; ``observable`` False where the verb has none.
+
+    ``on_host`` brings arrays of a GPU to the host first, for what is drawn or added up there.
+    """
     _require_circuit(circuit)
     observables, single = ((), False) if observable is False else _observables(observable, circuit)
-    engine = _backend(backend)
-    library = arrays.library_of(states, parameters, inputs)
     chosen = None if encoding is None else encodings.from_name(encoding)
+    place = device_arrays.place_of(states=states, parameters=parameters, inputs=inputs)
+    engine: Backend
+    if place is None:
+        engine = _backend(backend)
+        library = arrays.library_of(states, parameters, inputs)
+    else:
+        engine, target = _device_backend(backend, place)
+        if not on_host:
+            return _prepare_on_device(
+                circuit, parameters, states, inputs, chosen, engine, target, precision,
+                observables, single, prune,
+            )  # fmt: skip
+        library = Library(place.library, target.from_numpy)
+        states = target.to_numpy(states, "states")
+        parameters = target.to_numpy(parameters, "parameters")
+        inputs = target.to_numpy(inputs, "inputs")
     angles = _angles(
         [] if parameters is None else parameters, circuit.n_parameters, "parameters", "P"
     )
-    if inputs is None and circuit.n_inputs:
-        raise ValueError(
-            f"inputs: expected an array of shape (rows, {circuit.n_inputs}), since the circuit "
-            f"reads {circuit.n_inputs} features, got None"
-        )
+    _require_inputs(inputs, circuit)
     columns = None if inputs is None else _angles(inputs, circuit.n_inputs, "inputs", "F")
     features, initial, has_rows, recheck = _states(states, chosen, circuit, engine, method)
     rows, with_rows, single_row = _count_rows(angles, columns, initial, has_rows)
@@ -914,6 +1005,187 @@ def _prepare(
     return run
 
 
+def _prepare_on_device(
+    circuit: Circuit,
+    parameters: Any,
+    states: Any,
+    inputs: Any,
+    encoding: Encoding | None,
+    engine: DeviceBackend,
+    target: Target,
+    precision: str | None,
+    observables: tuple[Observable, ...],
+    single: bool,
+    prune: bool,
+) -> _Run:
+    """Check the arguments of a verb whose results stay on the GPU; NumPy ones are copied there."""
+    angles = _angles_on_device(
+        [] if parameters is None else parameters, circuit.n_parameters, "parameters", "P", target
+    )
+    _require_inputs(inputs, circuit)
+    columns = None
+    if inputs is not None:
+        columns = _angles_on_device(inputs, circuit.n_inputs, "inputs", "F", target)
+    features, has_rows = None, False
+    if states is not None:
+        features, has_rows = _states_on_device(states, encoding, circuit.n_qubits, target)
+    elif encoding is not None:
+        _refuse_no_features(encoding)
+    rows, with_rows, single_row = _count_rows(angles, columns, features, has_rows)
+    n_inputs = circuit.n_inputs
+    by_gates = encoding if isinstance(encoding, GateEncoding) else None
+    if by_gates is not None:
+        circuit = by_gates.before(circuit, cast(Array, features).shape[1])
+    batch = Batch(
+        rows=rows,
+        parameters=angles,
+        inputs=columns,
+        states=None if isinstance(encoding, GateEncoding | Basis) else features,
+        normalize=isinstance(encoding, Amplitude) and encoding.normalize,
+        indices=features if isinstance(encoding, Basis) else None,
+        precision=_precision(precision, None if encoding is not None else features),
+        prune=prune,
+        norm_tolerance=0.0 if features is None else encodings.norm_tolerance(features),
+        target=target,
+        encoding=by_gates,
+        features=None if by_gates is None else features,
+        n_own_inputs=n_inputs,
+    )
+    return _Run(
+        engine, circuit, batch, observables, single, encoding, features, n_inputs,
+        Library(target.name, target.from_numpy), with_rows, single_row, target,
+    )  # fmt: skip
+
+
+def _angles_on_device(value: Any, count: int, name: str, letter: str, target: Target) -> Array:
+    """Check all of parameters or inputs but the values, which nobody looks at on a GPU."""
+    if not device_arrays.on_device(value):
+        return _known(target.upload(_angles(value, count, name, letter)))
+    array = _known(target.real(value, name))
+    _require_angle_shape(array, count, name, letter)
+    return array
+
+
+def _states_on_device(
+    states: Any, encoding: Encoding | None, n_qubits: int, target: Target
+) -> tuple[Array, bool]:
+    """Check all of states or features but the values; with a rows axis, and whether they had it.
+
+    NumPy ones are checked in full and copied.
+    """
+    if not device_arrays.on_device(states):
+        array, has_rows = _checked_states(states, encoding, n_qubits)
+        return _known(target.upload(array)), has_rows
+    name = "states" if encoding is None else f"{encoding.name} encoding"
+    if isinstance(encoding, Basis):
+        array = _known(target.take(states, name, (np.int64,)))
+        if array.ndim > 1:
+            raise ValueError(
+                f"{name}: expected indices (rows,) on the GPU, got shape {array.shape}; make them "
+                "of the bit strings, qubit 0 the most significant"
+            )
+        return (array, True) if array.ndim else (array.reshape((1,)), False)
+    if isinstance(encoding, GateEncoding):
+        array = _known(target.real(states, name))
+    else:
+        array = _known(target.amplitudes(states, name))
+    if encoding is None:
+        _require_state_shape(array, name, n_qubits)
+    elif array.ndim not in (1, 2):
+        raise ValueError(
+            f"{name}: expected features of shape (rows, features), got shape {array.shape}"
+        )
+    else:
+        # As many columns in no rows meet all checks but those of values.
+        encoding.validate(np.zeros((0, array.shape[-1]), array.dtype), n_qubits)
+    return (array, True) if array.ndim == 2 else (array.reshape((1, *array.shape)), False)
+
+
+def _checked_states(states: Any, encoding: Encoding | None, n_qubits: int) -> tuple[Array, bool]:
+    """Check states or features on the host, as a run on a GPU takes them."""
+    if encoding is None:
+        array = _normalised_states(states, "states", n_qubits)
+        return (array, True) if array.ndim == 2 else (array[None], False)
+    rows, has_rows = encoding.as_rows(states)
+    if isinstance(encoding, Amplitude):
+        return encoding.in_safe_range(*encoding.validate_with_norms(rows, n_qubits)), has_rows
+    return encoding.validate(rows, n_qubits), has_rows
+
+
+def _encode_on_device(
+    rows: Any,
+    encoding: Encoding,
+    n_qubits: int | None,
+    out: Any,
+    precision: str | None,
+    bit_order: str,
+    backend: BackendName | Backend,
+    place: Place,
+) -> Any:
+    engine, target = _device_backend(backend, place)
+    if n_qubits is None:
+        shape = np.shape(rows)
+        n_qubits = encoding.fewest_qubits(np.zeros((0, *shape[-1:]) if shape else ()))
+    n_qubits = operator.index(n_qubits)
+    encodings.require_qubit_count(n_qubits)
+    filled = None
+    if out is not None:
+        filled = _known(target.take(out, "out", (np.complex128, np.complex64)))
+        given = _precision(None, filled)
+        if precision not in (None, given):
+            raise ValueError(f"precision: expected {given!r}, that of out, got {precision!r}")
+        precision = given
+    circuit = Circuit(n_qubits)
+    if bit_order == "little":
+        mirrored = [gates.SWAP([q, n_qubits - 1 - q]) for q in range(n_qubits // 2)]
+        circuit = Circuit(n_qubits, mirrored)
+    run = _prepare_on_device(
+        circuit, None, rows, None, encoding, engine, target, _precision(precision, None),
+        (), False, False,
+    )  # fmt: skip
+    if filled is None:
+        return run.finish(engine.state(run.circuit, run.batch))
+    full = (run.batch.rows, 2**n_qubits)
+    expected = run.shape(full, has_observables=False)
+    if filled.shape != expected:
+        raise ValueError(f"out: expected shape {expected}, got {filled.shape}")
+    engine.fill_states(run.circuit, run.batch, filled.reshape(full))
+    return out
+
+
+def _fidelity_on_device(
+    states_a: Any, states_b: Any, backend: BackendName | Backend, place: Place
+) -> Any:
+    engine, target = _device_backend(backend, place)
+    both = [
+        _known(
+            target.amplitudes(states, name)
+            if device_arrays.on_device(states)
+            else target.upload(_normalised_states(states, name, None))
+        )
+        for name, states in (("states_a", states_a), ("states_b", states_b))
+        if states is not None
+    ]
+    left, right = both[0], both[-1]
+    _require_pairs(left, right)
+    if arrays.requires_gradient(states_a, states_b):
+        from qdp.adapters import torch as autograd
+
+        return autograd.fidelity_kernel(states_a, states_b)
+    tolerance = max(encodings.norm_tolerance(left), encodings.norm_tolerance(right))
+    return target.hand_out(_on_device(engine.overlaps(left, right, target, tolerance)))
+
+
+def _known(array: DeviceArray) -> Array:
+    """Call an array on the GPU what a batch calls all its arrays; its backend tells them apart."""
+    return cast(Array, array)
+
+
+def _on_device(array: Array) -> DeviceArray:
+    """The other way: a result of a backend that was given a target."""
+    return cast(DeviceArray, array)
+
+
 def _differentiate(
     circuit: Circuit,
     parameters: Any,
@@ -933,6 +1205,7 @@ def _differentiate(
     run = _prepare(
         circuit, parameters, states, inputs, encoding, backend, precision, observable, prune,
         cast(planner.Method, method),
+        on_host=method == "spsa" or options.shots is not None or options.keep_shifted,
     )  # fmt: skip
     run.require_derivatives(names, len(run.observables))
     return run, gradients.METHODS[method](run.task(names), options)
@@ -993,6 +1266,25 @@ def _squared(observable: Observable) -> Observable:
     return observable.squared()
 
 
+def _device_backend(
+    backend: BackendName | Backend | str, place: Place
+) -> tuple[DeviceBackend, Target]:
+    """Return the backend on the GPU that the arrays are on, and where results go."""
+    name = f"cuda:{place.ordinal}"
+    engine = _backend(name if backend in ("auto", "cuda") else backend)
+    if not isinstance(engine, DeviceBackend):
+        raise TypeError(
+            f"backend {engine.name!r}: expected arrays in the CPU's memory, got one of "
+            f"{place.library} on {name}; pass backend='auto' or 'cuda', or copy it to the host"
+        )
+    if engine.memory.ordinal != place.ordinal:
+        raise ValueError(
+            f"backend: expected arrays on cuda:{engine.memory.ordinal}, its GPU, got one of "
+            f"{place.library} on {name}; pass backend={name!r}, or move it"
+        )
+    return engine, place.on(engine.memory)
+
+
 @functools.cache
 def _named_backend(name: str) -> Backend:
     if name == "reference":
@@ -1022,7 +1314,8 @@ def _backend(backend: str | Backend) -> Backend:
         return backend
     if not isinstance(backend, str):
         raise TypeError(f"backend: expected a name or a Backend, got {type(backend).__name__}")
-    return _named_backend(backend)
+    # One backend a GPU: what it keeps is there for both names.
+    return _named_backend("cuda:0" if backend == "cuda" else backend)
 
 
 def _precision(precision: str | None, states: Array | None) -> Precision:
@@ -1037,16 +1330,28 @@ def _precision(precision: str | None, states: Array | None) -> Precision:
     raise ValueError(f"precision: expected 'double' or 'single', got {precision!r}")
 
 
+def _require_inputs(inputs: Any, circuit: Circuit) -> None:
+    if inputs is None and circuit.n_inputs:
+        raise ValueError(
+            f"inputs: expected an array of shape (rows, {circuit.n_inputs}), since the circuit "
+            f"reads {circuit.n_inputs} features, got None"
+        )
+
+
 def _angles(value: Any, count: int, name: str, letter: str) -> Array:
     """Check parameters or inputs: (count,) or (rows, count), finite; returned as float64."""
     array = arrays.as_real(value, name)
+    _require_angle_shape(array, count, name, letter)
+    arrays.require_finite(array, name)
+    return array
+
+
+def _require_angle_shape(array: Array, count: int, name: str, letter: str) -> None:
     if array.ndim not in (1, 2) or array.shape[-1] != count:
         raise ValueError(
             f"{name}: expected {letter} = {count} of them, as the circuit has, in an array of "
             f"shape ({count},) or (rows, {count}), got shape {array.shape}"
         )
-    arrays.require_finite(array, name)
-    return array
 
 
 def _states(
@@ -1064,9 +1369,7 @@ def _states(
     n_qubits = circuit.n_qubits
     if states is None:
         if encoding is not None:
-            raise ValueError(
-                f"states: expected features for the encoding {encoding.name!r}, got None"
-            )
+            _refuse_no_features(encoding)
         return None, None, False, None
     if encoding is None:
         array = _state_shaped(states, "states", n_qubits)
@@ -1087,6 +1390,10 @@ def _states(
         return features, _fused(encoding, features, norms, n_qubits), has_rows, None
     features = encoding.validate(features, n_qubits)
     return features, features, has_rows, None
+
+
+def _refuse_no_features(encoding: Encoding) -> None:
+    raise ValueError(f"states: expected features for the encoding {encoding.name!r}, got None")
 
 
 def _leaves_checks(engine: Backend, circuit: Circuit, rows: int, method: planner.Method) -> bool:
@@ -1112,6 +1419,11 @@ def _normalised_states(states: Any, name: str, n_qubits: int | None) -> Array:
 def _state_shaped(states: Any, name: str, n_qubits: int | None) -> Array:
     """Check all of states but their values."""
     array = arrays.as_amplitudes(states, name)
+    _require_state_shape(array, name, n_qubits)
+    return array
+
+
+def _require_state_shape(array: Array, name: str, n_qubits: int | None) -> None:
     size = array.shape[-1] if array.ndim else 0
     if array.ndim not in (1, 2) or (n_qubits is not None and size != 2**n_qubits):
         expected = (
@@ -1121,7 +1433,14 @@ def _state_shaped(states: Any, name: str, n_qubits: int | None) -> Array:
             f"{name}: expected states of shape {expected}, got shape {array.shape}; pass "
             "encoding='amplitude' for raw features"
         )
-    return array
+
+
+def _require_pairs(left: Array, right: Array) -> None:
+    if left.ndim != 2 or right.ndim != 2 or left.shape[1] != right.shape[1]:
+        raise ValueError(
+            f"states: expected two arrays of shape (rows, 2**n) with the same n, got shapes "
+            f"{left.shape} and {right.shape}"
+        )
 
 
 def _require_normalised(array: Array, name: str) -> None:

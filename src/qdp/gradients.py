@@ -426,6 +426,16 @@ def _weighted_sums(
 
     ``kept`` (evaluations - 1, rows, O) takes the values themselves, ``spreads`` their variances.
     """
+    if options.shots is None and kept is None:
+        found = task.backend.weighted_shifts(
+            task.circuit,
+            task.batch,
+            task.observables,
+            evaluations,
+            _terms(task, targets, weights),
+        )
+        if found is not None:
+            return Derivatives(found.values, found.parameters, found.inputs, found.states, {})
     gradient = np.zeros((len(_columns(task, "")), *task.shape))
     variance = None if options.shots is None else np.zeros_like(gradient)
     values = np.zeros(task.shape)
@@ -448,6 +458,18 @@ def _weighted_sums(
         np.moveaxis(gradient, 0, 2),
         None if variance is None else np.moveaxis(variance, 0, 2),
     )
+
+
+def _terms(
+    task: Task, targets: Sequence[int], weights: Sequence[float]
+) -> dict[str, list[list[tuple[int, float]]]]:
+    """Return the evaluations and weights of each column of the parameters, and of the inputs."""
+    columns: list[list[tuple[int, float]]] = [[] for _ in _columns(task, "")]
+    for evaluation, (target, weight) in enumerate(zip(targets, weights, strict=True), start=1):
+        columns[target].append((evaluation, weight))
+    n_parameters = task.circuit.n_parameters if "parameters" in task.wrt else 0
+    parts = {"parameters": columns[:n_parameters], "inputs": columns[n_parameters:]}
+    return {name: part for name, part in parts.items() if name in task.wrt}
 
 
 def _split(task: Task, values: Array, gradient: Array, variance: Array | None) -> Derivatives:
@@ -483,7 +505,8 @@ def _matters(task: Task, operation: int, slot: int) -> bool:
 
 def clear_pruned(task: Task, result: AdjointResult) -> None:
     """Set derivatives by pruned angles to exactly zero: a backend may have rounded ones."""
-    if not task.batch.prune:
+    if not task.batch.prune or task.batch.target is not None:
+        # A run on the GPU adds up what is in the program, and what was pruned is not.
         return
     for (kind, index), occurrences in _occurrences(task.circuit).items():
         derivatives = result.parameters if kind == "parameter" else result.inputs

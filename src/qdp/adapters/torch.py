@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import torch
 
 from qdp import encodings, engine
@@ -125,7 +126,18 @@ def fidelity_kernel(states_a: Any, states_b: Any) -> torch.Tensor:
     right = left if states_b is None else torch.as_tensor(states_b)
     dtype = torch.promote_types(left.dtype, right.dtype)
     overlaps = left.to(dtype).conj() @ right.to(dtype).T
-    return overlaps.abs().square()
+    kernel = overlaps.abs().square()
+    if left.device.type == "cpu":
+        return kernel
+    # Nobody has looked at the values on a GPU: rows that are not normalised become NaN.
+    usable = _is_normalised(left)[:, None] & _is_normalised(right)
+    return torch.where(usable, kernel, torch.nan)
+
+
+def _is_normalised(states: torch.Tensor) -> torch.Tensor:
+    single = states.dtype in (torch.float32, torch.complex64)
+    tolerance = encodings.norm_tolerance(np.zeros(0, np.float32 if single else np.float64))
+    return torch.lt((torch.linalg.vector_norm(states.detach(), dim=1) - 1).abs(), tolerance)
 
 
 def _apply(
@@ -153,7 +165,7 @@ def _apply(
             parameters,
             states,
             observable,
-            cotangents,
+            cotangents.contiguous(),
             inputs=inputs,
             wrt=names,
             **options,

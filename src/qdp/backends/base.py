@@ -38,7 +38,7 @@ class Batch:
     without ``normalize``, further from norm 1 than ``norm_tolerance``; it raises the error.
     ``prune`` allows to leave out rotations that change no expectation value.
 
-    With ``target``, which only backends with ``memory`` are given, all arrays are DeviceArrays on
+    With ``target``, which only a ``DeviceBackend`` is given, all arrays are DeviceArrays on
     its GPU, of any real dtype where it says float64 above, and results are made by it. Nobody has
     looked at their values: rows that can't be used become NaN. ``inputs`` may be (F,) and
     ``states`` a single row for all. ``features`` (rows or 1, k) of an ``encoding`` by angles then
@@ -100,11 +100,6 @@ class Backend(ABC):
     # Whether rows are looked at while they are loaded, so that the caller need not do so before.
     checks_rows = False
 
-    @property
-    def memory(self) -> Memory | None:
-        """The GPU whose arrays it takes without a copy, None for the CPU's memory only."""
-        return None
-
     def encoder(self, encoding: Encoding) -> Fill | None:
         """Return this backend's loop from features to states, or None for NumPy's."""
         return None
@@ -163,4 +158,31 @@ class Backend(ABC):
         """Return expectation values with shifted angles, (len(shifts), rows, O).
 
         Each entry of ``shifts`` is one evaluation: the shifts it applies together (none: as is).
+        """
+
+
+class DeviceBackend(Backend):
+    """A backend on a GPU, which also takes batches with a ``target``."""
+
+    @property
+    @abstractmethod
+    def memory(self) -> Memory:
+        """The GPU whose arrays it takes without a copy."""
+
+    @abstractmethod
+    def fill_states(self, circuit: Circuit, batch: Batch, out: Array) -> None:
+        """Write the final states into ``out``, (rows, 2**n) in the batch's complex dtype."""
+
+    @abstractmethod
+    def sum_rows(self, array: Array, target: Target) -> Array:
+        """Return the sum over the first axis of an array on the GPU."""
+
+    @abstractmethod
+    def overlaps(
+        self, left: Array, right: Array, target: Target | None = None, tolerance: float = 0.0
+    ) -> Array:
+        """Return |<a|b>|**2 of all pairs of rows, (rows_a, rows_b), single precision if both are.
+
+        Rows may be real or complex; with ``tolerance`` those whose norm is further from 1 become
+        NaN. Both are on the GPU if there is a ``target``, which makes the result.
         """

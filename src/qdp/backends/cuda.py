@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qdp import memory
-from qdp.backends.base import AdjointResult, Array, Backend, Batch, Precision, Shift
+from qdp.backends.base import AdjointResult, Array, Batch, DeviceBackend, Precision, Shift
 from qdp.backends.device import Arena, CudaDevice, Device, Staging, call_fields
 from qdp.circuit import Circuit, Observable
 from qdp.device_arrays import DeviceArray, Memory, Target
@@ -446,7 +446,7 @@ class _Launcher:
             self[element] = _ELEMENTS[array.dtype.type]
 
 
-class CudaBackend(Backend):
+class CudaBackend(DeviceBackend):
     """Runs on an NVIDIA GPU, number ``device`` or another ``Device`` that runs the kernels.
 
     Raises:
@@ -461,7 +461,7 @@ class CudaBackend(Backend):
         self._pinned: list[NDArray[np.uint8]] = []
 
     @property
-    def memory(self) -> Memory | None:
+    def memory(self) -> Memory:
         """The GPU, whose arrays are taken without a copy."""
         return self.device
 
@@ -479,12 +479,15 @@ class CudaBackend(Backend):
             partial(self._fill_by_gates, encoding) if isinstance(encoding, GateEncoding) else None
         )
 
-    def state(self, circuit: Circuit, batch: Batch, out: Array | None = None) -> Array:
-        """Return the final states, (rows, 2**n) in the batch's complex dtype, ``out`` if given."""
-        shape = (batch.rows, 2**circuit.n_qubits)
-        states = _empty(batch, shape, batch.complex_dtype) if out is None else out
-        self._run(circuit, (), batch, _Outputs(final_states=states), apply_frame=True)
+    def state(self, circuit: Circuit, batch: Batch) -> Array:
+        """Return the final states, (rows, 2**n) in the batch's complex dtype."""
+        states = _empty(batch, (batch.rows, 2**circuit.n_qubits), batch.complex_dtype)
+        self.fill_states(circuit, batch, states)
         return states
+
+    def fill_states(self, circuit: Circuit, batch: Batch, out: Array) -> None:
+        """Write the final states into ``out``, (rows, 2**n) in the batch's complex dtype."""
+        self._run(circuit, (), batch, _Outputs(final_states=out), apply_frame=True)
 
     def expectation(
         self, circuit: Circuit, batch: Batch, observables: Sequence[Observable]
@@ -564,14 +567,10 @@ class CudaBackend(Backend):
             values.reshape(values.shape[:2]), outputs.parameters, outputs.inputs, outputs.states
         )
 
-    def fidelity_kernel(
+    def overlaps(
         self, left: Array, right: Array, target: Target | None = None, tolerance: float = 0.0
     ) -> Array:
-        """Return |<a|b>|**2 of all pairs of rows, (rows_a, rows_b), in the larger precision.
-
-        Rows may be real or complex; with ``tolerance`` those whose norm is further from 1 become
-        NaN. Both are on the GPU if there is a ``target``, which makes the result.
-        """
+        """Return |<a|b>|**2 of all pairs of rows, (rows_a, rows_b); see ``DeviceBackend``."""
         dtype = np.zeros(0, np.result_type(left.dtype, right.dtype)).real.dtype
         precision: Precision = "double" if dtype == np.float64 else "single"
         shape = (left.shape[0], right.shape[0])
@@ -579,14 +578,14 @@ class CudaBackend(Backend):
         stream = self.device.lanes[0] if target is None else target.stream
         with self._ordered(stream), Arena(self.device, stream) as arena:
             launch = _Launcher(arena, precision)
-            launch["n_qubits"] = int(left.shape[1]).bit_length() - 1
+            launch["columns"] = left.shape[1]
             launch.put("states", left, element="element")
             launch.put("other", right, element="other_element")
             launch["other_rows"], launch["tolerance"] = shape[1], tolerance
             launch["outputs"] = arena.result(found)
             launch("overlaps", shape[0] * shape[1], 128, _PENDING_BYTES)
             arena.fetch()
-        if target is None:
+        if target is None or target.waits:
             self.device.synchronize(stream)
         return cast(Array, found)
 
@@ -674,7 +673,7 @@ class CudaBackend(Backend):
             for part in _parts(batch.rows, rows):
                 with Arena(self.device, stream) as arena:
                     run.queue(arena, _rows(batch, part), outputs.rows(part), evaluations)
-        if batch.target is None:
+        if batch.target is None or batch.target.waits:
             self.device.synchronize(stream)
 
     def _run_staged(
@@ -728,7 +727,7 @@ class CudaBackend(Backend):
             normalize=encoding.normalize,
             precision=_precision_of(out),
         )
-        self.state(circuit, batch, out)
+        self.fill_states(circuit, batch, out)
         return True
 
     def _fill_by_gates(self, encoding: GateEncoding, features: Array, out: Array) -> bool:
@@ -736,7 +735,7 @@ class CudaBackend(Backend):
         circuit = encoding.before(Circuit(n_qubits), features.shape[1])
         batch = Batch(len(features), np.zeros(0), inputs=encoding.angles(features, n_qubits),
                       precision=_precision_of(out))  # fmt: skip
-        self.state(circuit, batch, out)
+        self.fill_states(circuit, batch, out)
         return True
 
 

@@ -132,7 +132,7 @@ struct Call {
   long long read_bits;       // unsigned [n_read]: bits of the outcome, most significant first
   long long n_read;
   long long other_mask;      // bits of the address that are summed over
-  long long other;           // [other_rows][2^n]
+  long long other;           // [other_rows][columns]
   long long other_element;
   long long other_rows;
 };
@@ -986,16 +986,16 @@ KERNEL(marginals) {
   }
 }
 
-// |<a|b>|^2 of all pairs of states, [items][other_rows]: a block a pair.
+// |<a|b>|^2 of all pairs of rows of states and other: a block a pair.
 KERNEL(overlaps) {
   SHARED_BYTES(memory);
-  const long long left = (blockIdx.x / call->other_rows) << call->n_qubits;
-  const long long right = (blockIdx.x % call->other_rows) << call->n_qubits;
+  const long long left = blockIdx.x / call->other_rows * call->columns;
+  const long long right = blockIdx.x % call->other_rows * call->columns;
   double* partial = reinterpret_cast<double*>(memory);
   PHASE for (unsigned i = threadIdx.x; i < 4 * kWarps; i += blockDim.x) partial[i] = 0;
   PHASE {
     double sums[4] = {};
-    for (long long i = threadIdx.x; i < 1ll << call->n_qubits; i += blockDim.x) {
+    for (long long i = threadIdx.x; i < call->columns; i += blockDim.x) {
       double a_re, a_im, b_re, b_im;
       number_at(call->states, call->element, left + i, &a_re, &a_im);
       number_at(call->other, call->other_element, right + i, &b_re, &b_im);
