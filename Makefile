@@ -95,8 +95,9 @@ else
 endif
 
 gpu-bench:
-	LD_LIBRARY_PATH="$(if $(WHEELS),$(abspath $(WHEELS))/shim:)$$($(CUDA_LIBRARIES))$${LD_LIBRARY_PATH:+:$$LD_LIBRARY_PATH}" \
-		$(GPU_RUN) -m benchmark.gpu_rates --output-dir $(GPU_OUTPUT) $(GPU_BENCH)
+	export LD_LIBRARY_PATH="$(if $(WHEELS),$(abspath $(WHEELS))/shim:)$$($(CUDA_LIBRARIES))$${LD_LIBRARY_PATH:+:$$LD_LIBRARY_PATH}" && \
+		$(GPU_RUN) -m benchmark.gpu_rates --output-dir $(GPU_OUTPUT) $(GPU_BENCH) && \
+		$(GPU_RUN) -m benchmark.custatevec --output-dir $(GPU_OUTPUT)
 
 lint: $(VENV)/.lint
 	$(VENV)/bin/ruff check

@@ -95,6 +95,33 @@ def test_single_precision(name):
     contender.close()
 
 
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("name", GROUPS["gpu"])
+def test_gradients_on_a_gpu(name, method):
+    """The same on the device itself, where there is one."""
+    case = statevector.make_case(6, observable="sum-z", method=method)
+    features = statevector.make_features(5, 50)
+    kind = CONTENDERS[name]
+    try:
+        reason = kind.unsupported(case)
+    except ImportError as error:
+        pytest.skip(str(error))
+    if reason is not None:
+        if name in OWN and "cuda" in os.environ.get("QDP_REQUIRE", "").split(","):
+            pytest.fail(reason)
+        pytest.skip(reason)
+    contender = kind(case, features)
+    try:
+        contender.prepare()
+    except ImportError as error:
+        pytest.skip(str(error))
+    repeat = contender.run(5)
+    expected = statevector.gradients(case, features)
+    np.testing.assert_allclose(repeat.result, expected, rtol=0, atol=1e-12)
+    assert repeat.circuit_ms > 0
+    contender.close()
+
+
 @pytest.mark.parametrize("name", ["torch-cuda", "jax-gpu"])
 def test_chunks_change_nothing(name):
     case, features = statevector.make_case(3), statevector.make_features(7, 8)
@@ -217,7 +244,9 @@ def test_qdp_on_a_backend_that_is_missing_is_unsupported(backend):
         pytest.skip("there is a GPU")
     reason = CONTENDERS["qdp"].unsupported(statevector.make_case(3, backend=backend))
     assert backend in reason
+    assert ENCODERS["qdp"].unsupported(EncodingCase("angle", 3, backend=backend)) == reason
     assert CONTENDERS["qdp"].unsupported(statevector.make_case(3)) is None
+    assert ENCODERS["qdp-fresh"].unsupported(EncodingCase("angle", 3)) is None
 
 
 def test_a_missing_library_is_skipped_with_its_name(monkeypatch, tmp_path):
@@ -248,7 +277,7 @@ def test_torch_and_jax_without_cuda_say_so(monkeypatch):
     jax = pytest.importorskip("jax")
 
     def refuse(platform):
-        raise RuntimeError("Unknown backend cuda")
+        raise RuntimeError(f"Unknown backend {platform}")
 
     monkeypatch.setattr(jax, "devices", refuse)
     assert CONTENDERS["jax-gpu"].unsupported(case) == (

@@ -396,6 +396,34 @@ def test_kernels_of_a_wrong_result_are_not_timed(monkeypatch):
         gpu_rates.measure_kernels(profile, 1, 1, MACHINE_RATES, device)
 
 
+@pytest.mark.parametrize("shared_bytes", [200 * 2**10, 2048 + (16 << 4)], ids=["whole", "tiles"])
+def test_measured_kernels_of_the_backend_itself(tmp_path, shared_bytes):
+    """The CUDA backend's own kernels, on the processor: their names, and passes there and back."""
+    emulator = pytest.importorskip("emulator")
+    libraries = emulator.compile_for_the_processor(tmp_path)
+
+    class Device(Profiled, emulator.Emulator):
+        pass
+
+    found = {}
+    for what in ("encoding", "adjoint"):
+        device = Device(libraries, shared_bytes)
+        device.clock, device.timed_launches = FakeClock(3.0), []
+        profile = gpu_rates.Profile(what, 6, "double", 5)
+        lines = gpu_rates.measure_kernels(profile, 2, 1, MACHINE_RATES, device)
+        found[what] = {line["kernel"]: line for line in lines}
+        assert all(line["total_s"] == 3e-3 * line["launches"] for line in lines)
+    if shared_bytes > 2**16:
+        assert set(found["encoding"]) == {"run"}
+        assert found["adjoint"]["run"]["bytes"] == 5 * (8 * 64 + 8 * 24)
+        return
+    assert {"norms", "load"} <= set(found["encoding"])
+    there, back = found["adjoint"]["pass"], found["adjoint"]["pass, back"]
+    assert there["launches"] == back["launches"] > 1
+    assert there["bytes"] == 5 * there["launches"] * 2 * 16 * 64
+    assert back["bytes"] == 2 * there["bytes"]
+
+
 def test_the_profiled_device_is_the_backends_own():
     if gpu_rates.device_problem() is None:
         assert gpu_rates.profiled_device(FakeClock()).timed_launches == []

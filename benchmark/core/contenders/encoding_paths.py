@@ -28,6 +28,7 @@ from benchmark.core.contenders.base import (
     chunk_bounds,
     milliseconds,
 )
+from benchmark.core.contenders.qdp_paths import backend_problem
 from benchmark.core.environment import thread_environment
 
 Array = NDArray[Any]
@@ -204,6 +205,11 @@ class QdpFreshEncoder(Encoder):
     description = "qdp.encode, a new array from each call"
     distributions: ClassVar[tuple[str, ...]] = ("qdp", "numpy")
     reuses = False
+
+    @classmethod
+    def unsupported(cls, case: EncodingCase) -> str | None:
+        """QDP encodes every case; a GPU's backend may be missing."""
+        return backend_problem(case.backend)
 
     def prepare(self) -> None:
         """Import and encode one row."""

@@ -158,11 +158,13 @@ class _JaxOnGpu(OnGpu, JaxGates):
 
     @classmethod
     def environment(cls, threads: int) -> dict[str, str]:
-        """CUDA and nothing else, 64-bit types, and no more memory than is used."""
+        """CUDA and nothing else, full precision, and no more memory than is used."""
         return {
             **thread_environment(threads),
             "JAX_PLATFORMS": cls.device,
             "JAX_ENABLE_X64": "true",
+            # Else products of float32 are those of TensorFloat-32, too coarse for the check.
+            "JAX_DEFAULT_MATMUL_PRECISION": "highest",
             "XLA_PYTHON_CLIENT_PREALLOCATE": "false",
         }
 

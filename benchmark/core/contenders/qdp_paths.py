@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """QDP itself: encode once and reuse the states, or raw features straight into the engine.
 
-On a GPU rows and results stay in its memory, as torch tensors; ``qdp-cuda-host`` alone takes them
-from pinned host memory. ``qdp-custatevec`` is the vendor's engine under the same verbs.
+On a GPU rows and results stay in its memory, as torch tensors; ``qdp-cuda-host`` takes them from
+pinned host memory. So does ``qdp-custatevec``, the vendor's engine under the same verbs, whose
+backend takes NumPy arrays.
 """
 
 from __future__ import annotations
@@ -80,9 +81,11 @@ def qdp_gradients(
 
 
 def backend_problem(name: str) -> str | None:
-    """Return why a backend cannot run here, in QDP's own words, or None where it can."""
+    """Return why a GPU's backend cannot run here, in QDP's own words; None for all others."""
     import qdp
 
+    if name not in ("cuda", "custatevec"):
+        return None
     try:
         qdp.state(qdp.ansatz.ry_rz_ladder(1, 1), np.zeros(2), backend=name)  # type: ignore[arg-type]
     except (qdp.BackendUnavailable, ValueError) as error:
@@ -103,8 +106,7 @@ class Qdp(Contender):
     @classmethod
     def unsupported(cls, case: GradientCase) -> str | None:
         """QDP runs every case; a GPU's backend may be missing."""
-        on_gpu = case.backend in ("cuda", "custatevec")
-        return backend_problem(case.backend) if on_gpu else None
+        return backend_problem(case.backend)
 
     def prepare(self) -> None:
         """Import the engine and run one row."""
@@ -246,12 +248,12 @@ class QdpCudaHost(QdpCudaFused):
         return np.asarray(gradients, dtype=np.float64)
 
 
-class QdpCuStateVec(QdpCuda):
-    """cuStateVec's batched calls, driven by QDP."""
+class QdpCuStateVec(QdpCudaHost):
+    """cuStateVec's batched calls, driven by QDP, a call a gate."""
 
     name = "qdp-custatevec"
     title = "cuStateVec through QDP"
-    description = "backend custatevec, rows encoded once into device memory that is kept"
+    description = "backend custatevec, raw features from pinned host memory, gradients to the host"
     documentation = "NVIDIA cuQuantum, cuStateVec; QDP"
     distributions: ClassVar[tuple[str, ...]] = ("qdp", "custatevec-cu13", "torch", "numpy")
     backend = "custatevec"
