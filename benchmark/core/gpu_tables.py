@@ -7,8 +7,9 @@ goal without a record reads "not yet measured".
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -37,12 +38,11 @@ class GpuRecords:
 
     lines: Sequence[Line]
     cite: Cite = uncited
-    legs: list[tuple[Line, Leg]] = field(default_factory=list)
 
-    def __post_init__(self) -> None:
-        self.legs.extend(
-            (line, Leg.from_json(line)) for line in self.lines if line["record"] == "leg"
-        )
+    @functools.cached_property
+    def legs(self) -> list[tuple[Line, Leg]]:
+        """The legs, each with its line."""
+        return [(line, Leg.from_json(line)) for line in self.lines if line["record"] == "leg"]
 
     @property
     def run(self) -> Line:

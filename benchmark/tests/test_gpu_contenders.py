@@ -412,6 +412,42 @@ def test_events_of_cuda_core(monkeypatch):
     assert events.milliseconds(first, second) == 1.0
 
 
+def test_facts_of_a_device(monkeypatch):
+    properties = SimpleNamespace(
+        multiprocessor_count=132,
+        clock_rate=1_980_000,
+        l2_cache_size=50 * 2**20,
+        max_shared_memory_per_block_optin=227 * 2**10,
+    )
+    gpu = SimpleNamespace(name="a GPU", arch="90", properties=properties, set_current=lambda: None)
+    core = SimpleNamespace(Device=lambda ordinal: gpu)
+    driver = SimpleNamespace(
+        cuDeviceTotalMem=lambda ordinal: (0, 2**37), cuDriverGetVersion=lambda: (0, 13010)
+    )
+    monkeypatch.setitem(sys.modules, "cuda", SimpleNamespace(core=core))
+    monkeypatch.setitem(sys.modules, "cuda.core", core)
+    monkeypatch.setitem(sys.modules, "cuda.bindings", SimpleNamespace(driver=driver))
+    facts = device.device_facts()
+    assert (facts["name"], facts["architecture"], facts["multiprocessors"]) == (
+        "a GPU", "sm_90", 132,
+    )  # fmt: skip
+    assert (facts["memory_bytes"], facts["driver_cuda"]) == (2**37, "13.1")
+    assert facts["shared_bytes_per_block"] == 227 * 2**10
+    driver.cuDeviceTotalMem = lambda ordinal: (101, 0)
+    with pytest.raises(RuntimeError, match="cuDeviceTotalMem: 101"):
+        device.device_facts()
+
+
+def test_the_properties_asked_for_exist():
+    core = pytest.importorskip("cuda.core")
+    for name in ("multiprocessor_count", "clock_rate", "l2_cache_size",
+                 "max_shared_memory_per_block_optin"):  # fmt: skip
+        assert hasattr(core._device.DeviceProperties, name)
+    for name in ("get_all_devices", "set_current", "sync", "default_stream", "allocate", "arch"):
+        assert hasattr(core.Device, name)
+    assert core.EventOptions(timing_enabled=True).timing_enabled
+
+
 def test_what_a_machine_lacks_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "cuda.core", None)
     assert "install the extra [cuda]" in device.device_problem()

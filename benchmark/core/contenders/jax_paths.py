@@ -153,7 +153,7 @@ class _JaxOnGpu(OnGpu, JaxGates):
 
     documentation = "JAX, Asynchronous dispatch; GPU memory allocation; Automatic vectorization"
     distributions: ClassVar[tuple[str, ...]] = ("jax", "jax-cuda13-plugin", "jaxlib", "numpy")
-    amplitudes_per_chunk = 2**23
+    amplitudes_per_chunk = 2**22
     largest_chunk = 2**14
 
     @classmethod

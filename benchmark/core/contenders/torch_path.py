@@ -86,7 +86,7 @@ class TorchCuda(OnGpu, TorchGates):
     title = "PyTorch on the GPU"
     documentation = "PyTorch, CUDA semantics; Per-sample gradients"
     distributions: ClassVar[tuple[str, ...]] = ("torch", "numpy")
-    amplitudes_per_chunk = 2**23  # what autograd keeps of so many amplitudes takes some GiB
+    amplitudes_per_chunk = 2**22  # what autograd keeps of so many amplitudes takes some GiB
 
     @classmethod
     def library_problem(cls) -> str | None:
