@@ -97,7 +97,10 @@ endif
 gpu-bench:
 	export LD_LIBRARY_PATH="$(if $(WHEELS),$(abspath $(WHEELS))/shim:)$$($(CUDA_LIBRARIES))$${LD_LIBRARY_PATH:+:$$LD_LIBRARY_PATH}" && \
 		$(GPU_RUN) -m benchmark.gpu_rates --output-dir $(GPU_OUTPUT) $(GPU_BENCH) && \
-		$(GPU_RUN) -m benchmark.custatevec --output-dir $(GPU_OUTPUT)
+		$(GPU_RUN) -m benchmark.custatevec --output-dir $(GPU_OUTPUT) && \
+		if $(GPU_RUN) -c 'from importlib import metadata; metadata.version("pennylane-lightning-gpu")' \
+			2> /dev/null; then $(GPU_RUN) -m benchmark.batched_execution --device lightning.gpu \
+			--output-dir $(GPU_OUTPUT); else echo "lightning.gpu is not installed: not taken apart"; fi
 
 lint: $(VENV)/.lint
 	$(VENV)/bin/ruff check
