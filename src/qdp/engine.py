@@ -27,7 +27,7 @@ from qdp.device_arrays import DeviceArray, Memory, Place, Target
 from qdp.encodings import Amplitude, Basis, Encoding, GateEncoding, ProductPhases
 from qdp.errors import BackendUnavailable
 
-BackendName = Literal["auto", "cpu", "cuda", "reference"]
+BackendName = Literal["auto", "cpu", "cuda", "custatevec", "reference"]
 MethodName = Literal["adjoint", "parameter-shift", "finite-difference", "spsa"]
 Argument = Literal["parameters", "inputs", "states"]
 Observables = Observable | str | Sequence[Observable | str]
@@ -1290,14 +1290,18 @@ def _named_backend(name: str) -> Backend:
     if name == "reference":
         return ReferenceBackend()
     kind, _, ordinal = name.partition(":")
-    if kind == "cuda" and (ordinal.isdecimal() or name == "cuda"):
+    if kind in ("cuda", "custatevec") and (ordinal.isdecimal() or name == kind):
+        if kind == "custatevec":
+            from qdp.backends.custatevec import CuStateVecBackend
+
+            return CuStateVecBackend(int(ordinal or 0))
         from qdp.backends.cuda import CudaBackend
 
         return CudaBackend(int(ordinal or 0))
     if name not in ("auto", "cpu"):
         raise ValueError(
-            "backend: expected 'auto', 'cpu', 'cuda', 'cuda:1' (a GPU's number), 'reference' or a "
-            f"Backend, got {name!r}"
+            "backend: expected 'auto', 'cpu', 'cuda', 'custatevec', 'cuda:1' (a GPU's number), "
+            f"'reference' or a Backend, got {name!r}"
         )
     try:
         from qdp.backends.cpu import CpuBackend

@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """QDP itself: encode once and reuse the states, or raw features straight into the engine.
 
-On a GPU rows and results stay in its memory, as torch tensors; ``qdp-cuda-host`` takes them from
-pinned host memory. So does ``qdp-custatevec``, the vendor's engine under the same verbs, whose
-backend takes NumPy arrays.
+On a GPU rows and results stay in its memory, as torch tensors; ``qdp-cuda-host`` alone takes them
+from pinned host memory. ``qdp-custatevec`` is the vendor's engine under the same verbs.
 """
 
 from __future__ import annotations
@@ -248,12 +247,12 @@ class QdpCudaHost(QdpCudaFused):
         return np.asarray(gradients, dtype=np.float64)
 
 
-class QdpCuStateVec(QdpCudaHost):
-    """cuStateVec's batched calls, driven by QDP, a call a gate."""
+class QdpCuStateVec(QdpCudaFused):
+    """cuStateVec's batched calls, driven by QDP."""
 
     name = "qdp-custatevec"
     title = "cuStateVec through QDP"
-    description = "backend custatevec, raw features from pinned host memory, gradients to the host"
+    description = "backend custatevec, a call a gate, raw features in device memory"
     documentation = "NVIDIA cuQuantum, cuStateVec; QDP"
     distributions: ClassVar[tuple[str, ...]] = ("qdp", "custatevec-cu13", "torch", "numpy")
     backend = "custatevec"

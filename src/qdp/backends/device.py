@@ -17,7 +17,7 @@ import os
 import re
 import tempfile
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, ParamSpec, Self, TypeVar
 
@@ -52,6 +52,10 @@ class Device(ABC):
     shared_bytes: int
     lanes: tuple[int, int]
     keeper: int
+
+    def current(self) -> contextlib.AbstractContextManager[None]:
+        """Make the device's context the thread's own, for a library that works in that."""
+        return contextlib.nullcontext()
 
     @abstractmethod
     def free_bytes(self) -> int:
@@ -377,6 +381,15 @@ class CudaDevice(Device):
                 raise MemoryError(f"{message}; {_FEWER}")
             raise DeviceError(message)
         return results[0] if len(results) == 1 else results
+
+    @contextlib.contextmanager
+    def current(self) -> Iterator[None]:
+        """Make the device's context the thread's own meanwhile."""
+        self._checked("cuCtxPushCurrent", self._context)
+        try:
+            yield
+        finally:
+            self._checked("cuCtxPopCurrent")
 
     @_in_context
     def free_bytes(self) -> int:
