@@ -42,7 +42,8 @@ test: $(VENV)/.package $(VENV)/.test
 # some, and the benchmark, whose records go to benchmark/results. No network is used: the package goes
 # into a folder of its own beside the interpreter's packages, after the wheels of the folder WHEELS if
 # that is named (with shared libraries that they need in its folder shim, if any).
-# COMPUTE_SANITIZER= leaves the sanitizer out, GPU_BENCH= adds arguments to the benchmark.
+# COMPUTE_SANITIZER= leaves the sanitizer out; GPU_PYTEST and GPU_BENCH add arguments to the tests and
+# the benchmark.
 GPU_PYTHON ?= $(if $(wildcard $(VENV)/bin/python),$(VENV)/bin/python,$(PYTHON))
 GPU_SITE := $(CURDIR)/build/gpu-site
 GPU_REQUIRE ?= cpu,cuda,cuda-compile$(if $(wildcard $(WHEELS)/custatevec*.whl),$(comma)custatevec)
@@ -75,8 +76,8 @@ gpu-install:
 	$(GPU_INSTALL) --no-build-isolation .
 
 gpu-test:
-	QDP_REQUIRE=$(GPU_REQUIRE) $(GPU_RUN) -m pytest --quiet -k "cuda or custatevec or gpu" tests \
-		benchmark/tests
+	QDP_REQUIRE=$(GPU_REQUIRE) $(GPU_RUN) -m pytest --quiet -k "cuda or custatevec or gpu" $(GPU_PYTEST) \
+		tests benchmark/tests
 
 # Twice: what reaches outside its memory, and what races in shared memory.
 gpu-sanitize:

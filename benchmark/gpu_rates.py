@@ -167,26 +167,26 @@ def points(sizes: Sizes, parts: Sequence[str]) -> Iterator[Point]:
             yield Point("encoding", case, rows, ENCODERS)
     if "gradients" in parts:
         for precision in ("double", "single"):
-            case_ = gradient_case(sizes, "adjoint", "sum-z", precision)
-            yield Point("gradients", case_, sizes.rows, GRADIENTS)
+            gradient = gradient_case(sizes, "adjoint", "sum-z", precision)
+            yield Point("gradients", gradient, sizes.rows, GRADIENTS)
     if "roadmap" in parts:
         for method, contenders in ROADMAP.items():
-            case_ = gradient_case(sizes, method, "z0", "double")
-            yield Point("roadmap", case_, sizes.roadmap_rows, contenders)
+            gradient = gradient_case(sizes, method, "z0", "double")
+            yield Point("roadmap", gradient, sizes.roadmap_rows, contenders)
 
 
 def machine(sizes: Sizes, clock: Clock) -> Record:
     """Measure what the GPU can do; return the record."""
     facts = device_facts()
+    timed = device_rates.time_copies(
+        clock, copy_bytes=sizes.copy_bytes, link_bytes=sizes.link_bytes
+    ) | device_rates.time_kernels(clock, facts, sizes.rounds)
     return {
         "record": "machine",
         "device": facts,
-        "rates": {
-            **device_rates.copy_rates(
-                clock, copy_bytes=sizes.copy_bytes, link_bytes=sizes.link_bytes
-            ),
-            **device_rates.kernel_rates(clock, facts, sizes.rounds),
-        },
+        "rates": {name: one.rate for name, one in timed.items()},
+        "amounts": {name: one.amount for name, one in timed.items()},
+        "seconds": {name: one.seconds for name, one in timed.items()},
     }
 
 

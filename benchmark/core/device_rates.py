@@ -8,6 +8,7 @@ the other two are kernels of a few lines, compiled for the device at hand.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -64,6 +65,19 @@ def compiled(precision: str, architecture: str) -> Any:
     return core.Program(SOURCE, "c++", options).compile("cubin")
 
 
+@dataclass(frozen=True)
+class Timed:
+    """An amount of bytes or operations, and the seconds that each repetition of it took."""
+
+    amount: float
+    seconds: list[float]
+
+    @property
+    def rate(self) -> float:
+        """The amount over the median time."""
+        return self.amount / statistics.median(self.seconds)
+
+
 def seconds_of(call: Callable[[], object], clock: Clock, runs: int = RUNS) -> list[float]:
     """Return the seconds of ``runs`` calls, after one that is not timed."""
     call()
@@ -75,34 +89,35 @@ def seconds_of(call: Callable[[], object], clock: Clock, runs: int = RUNS) -> li
     return found
 
 
-def copy_rates(
+def time_copies(
     clock: Clock,
     *,
     device: str = "cuda",
     copy_bytes: int = COPY_BYTES,
     link_bytes: int = LINK_BYTES,
-) -> dict[str, float]:
-    """Return bytes a second: "copy" (read and written), "to_device" and "to_host", from pinned."""
+) -> dict[str, Timed]:
+    """Time "copy" (bytes read and written), and "to_device" and "to_host" of pinned memory."""
     import torch
 
     def tensor(n_bytes: int, place: str, pinned: bool = False) -> Any:
         return torch.zeros(n_bytes // 8, dtype=torch.float64, device=place, pin_memory=pinned)
 
     first, second = tensor(copy_bytes, device), tensor(copy_bytes, device)
-    copied = seconds_of(lambda: second.copy_(first), clock)
     there = tensor(link_bytes, device)
     here = tensor(link_bytes, "cpu", pinned=device == "cuda")
-    up = seconds_of(lambda: there.copy_(here, non_blocking=True), clock)
-    down = seconds_of(lambda: here.copy_(there, non_blocking=True), clock)
     return {
-        "copy": 2 * copy_bytes / statistics.median(copied),
-        "to_device": link_bytes / statistics.median(up),
-        "to_host": link_bytes / statistics.median(down),
+        "copy": Timed(2 * copy_bytes, seconds_of(lambda: second.copy_(first), clock)),
+        "to_device": Timed(
+            link_bytes, seconds_of(lambda: there.copy_(here, non_blocking=True), clock)
+        ),
+        "to_host": Timed(
+            link_bytes, seconds_of(lambda: here.copy_(there, non_blocking=True), clock)
+        ),
     }
 
 
-def kernel_rates(clock: Clock, facts: dict[str, Any], rounds: int = ROUNDS) -> dict[str, float]:
-    """Return "double" and "single" operations a second, and "shared" bytes a second.
+def time_kernels(clock: Clock, facts: dict[str, Any], rounds: int = ROUNDS) -> dict[str, Timed]:
+    """Time "double" and "single" operations, and "shared" bytes.
 
     ``facts`` are those of ``benchmark.core.device.device_facts``.
     """
@@ -114,19 +129,18 @@ def kernel_rates(clock: Clock, facts: dict[str, Any], rounds: int = ROUNDS) -> d
     blocks = 8 * facts["multiprocessors"]
     config = core.LaunchConfig(grid=blocks, block=THREADS)
     buffer = device.allocate(64, stream=stream)
+    steps = blocks * THREADS * rounds
     found = {}
-    for precision in ("double", "single"):
-        code = compiled(precision, facts["architecture"])
+    for name, precision, kernel, amount in (
+        ("double", "double", "multiply_add", steps * CHAINS * 2),
+        ("single", "single", "multiply_add", steps * CHAINS * 2),
+        ("shared", "double", "shared_copy", steps * 32),
+    ):
+        function = compiled(precision, facts["architecture"]).get_kernel(kernel)
 
-        def run(name: str, code: Any = code) -> Callable[[], object]:
-            kernel = code.get_kernel(name)
-            return lambda: core.launch(stream, config, kernel, buffer, np.int64(rounds))
+        def call(function: Any = function) -> None:
+            core.launch(stream, config, function, buffer, np.int64(rounds))
 
-        seconds = seconds_of(run("multiply_add"), clock)
-        work = blocks * THREADS * rounds * CHAINS * 2
-        found[precision] = work / statistics.median(seconds)
-        if precision == "double":
-            seconds = seconds_of(run("shared_copy"), clock)
-            found["shared"] = blocks * THREADS * rounds * 32 / statistics.median(seconds)
+        found[name] = Timed(amount, seconds_of(call, clock))
     buffer.close()
     return found

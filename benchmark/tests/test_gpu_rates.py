@@ -98,13 +98,10 @@ def fake_gpu(monkeypatch):
     monkeypatch.setattr(gpu_rates, "CudaEvents", lambda: None)
     monkeypatch.setattr(gpu_rates, "DeviceClock", lambda events: FakeClock())
     monkeypatch.setattr(gpu_rates.runner, "run_size", run_size)
-    monkeypatch.setattr(
-        gpu_rates,
-        "machine",
-        lambda sizes, clock: {
-            "record": "machine", "device": {"name": "a GPU"}, "rates": MACHINE_RATES,
-        },
-    )  # fmt: skip
+    timed = {name: device_rates.Timed(rate, [1.0]) for name, rate in MACHINE_RATES.items()}
+    monkeypatch.setattr(gpu_rates, "device_facts", lambda: {"name": "a GPU"})
+    monkeypatch.setattr(device_rates, "time_copies", lambda clock, **sizes: timed)
+    monkeypatch.setattr(device_rates, "time_kernels", lambda clock, facts, rounds: {})
     monkeypatch.setattr(gpu_rates, "profiled_device", lambda clock: None)
     monkeypatch.setattr(
         gpu_rates,
@@ -130,6 +127,8 @@ def test_a_run_writes_all_parts(tmp_path, fake_gpu):
     lines = read(tmp_path)
     kinds = [line["record"] for line in lines]
     assert kinds[:2] == ["run", "machine"]
+    assert lines[1]["rates"] == MACHINE_RATES
+    assert lines[1]["seconds"]["copy"] == [1.0]
     assert kinds.count("kernel") == 6
     legs = [line for line in lines if line["record"] == "leg"]
     assert {line["part"] for line in legs} == {"encoding", "gradients", "roadmap"}
@@ -193,10 +192,11 @@ def test_a_leg_of_qdp_that_fails_is_an_error_and_a_rival_is_not(
 
 def test_rates_of_copies_are_bytes_over_time():
     pytest.importorskip("torch")
-    found = device_rates.copy_rates(
+    found = device_rates.time_copies(
         FakeClock(2.0), device="cpu", copy_bytes=2**20, link_bytes=2**16
     )
-    assert found == {
+    assert all(len(one.seconds) == device_rates.RUNS for one in found.values())
+    assert {name: one.rate for name, one in found.items()} == {
         "copy": 2 * 2**20 / 0.002,
         "to_device": 2**16 / 0.002,
         "to_host": 2**16 / 0.002,
@@ -230,10 +230,10 @@ def test_rates_of_kernels_count_what_they_do(monkeypatch):
     monkeypatch.setitem(sys.modules, "cuda.core", core)
     monkeypatch.setattr(device_rates, "compiled", lambda precision, architecture: code)
     facts = {"multiprocessors": 10, "architecture": "sm_90"}
-    found = device_rates.kernel_rates(FakeClock(4.0), facts, 128)
+    found = device_rates.time_kernels(FakeClock(4.0), facts, 128)
     threads, rounds = 80 * device_rates.THREADS, 128
-    assert found["double"] == found["single"] == threads * rounds * 8 * 2 / 0.004
-    assert found["shared"] == threads * rounds * 32 / 0.004
+    assert found["double"].rate == found["single"].rate == threads * rounds * 8 * 2 / 0.004
+    assert found["shared"].rate == threads * rounds * 32 / 0.004
     assert launched[0] == ("multiply_add", (80, device_rates.THREADS), rounds)
     assert launched[-1] == "closed"
 
