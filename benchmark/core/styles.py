@@ -8,6 +8,7 @@ contender is known by the title that legends show.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 
@@ -65,14 +66,22 @@ def _styles() -> dict[str, Style]:
     for contenders in BY_KIND.values():
         titles = [kind.title for kind in contenders.values()]
         for title in titles:
+            if title in found:
+                continue
             colour = colour_of(title)
-            # Those of one kind share pictures: a framework's lines differ there.
-            taken = [found[one].dash for one in titles if one in found and colour_of(one) == colour]
-            dash = next((one for one in DASHES if one not in taken), DASHES[0])
-            marker = MARKERS[len(found) % len(MARKERS)]
+            # Those of one kind share pictures: a framework's markers and lines differ there.
+            same = [found[one] for one in titles if one in found and colour_of(one) == colour]
+            dash = _next(DASHES, [style.dash for style in same], 0)
+            marker = _next(MARKERS, [style.marker for style in same], len(found))
             width = 2.4 if title == "QDP" else 1.4
-            found.setdefault(title, Style(colour, marker, dash, width))
+            found[title] = Style(colour, marker, dash, width)
     return found
+
+
+def _next(choices: Sequence[str], taken: Sequence[str], start: int) -> str:
+    """Return the choice that was taken least, the first of those from a place on."""
+    order = [choices[(start + place) % len(choices)] for place in range(len(choices))]
+    return min(order, key=taken.count)
 
 
 def style_of(title: str, number: int = 0) -> Style:
