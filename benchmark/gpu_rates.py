@@ -406,6 +406,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             "parts": options.parts,
             "protocol": {name: getattr(options, name) for name in ("warmup", "runs", "time_limit")},
             "timed_region": TIMED_REGION,
+            "dataset": {"name": "synthetic", "description": f"standard normal, seed {SEED}"},
             "versions": environment.versions(LIBRARIES),
             **environment.describe(),
         }

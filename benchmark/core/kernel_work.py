@@ -6,8 +6,7 @@ idle before and after, so its times hold the launch as well. ``work_of`` counts 
 src/qdp/backends/kernels/engine.cu adds and multiplies, and the bytes that it moves at least: rows
 and states once, and in shared memory every amplitude once for up to three rotations.
 
-Letters: A amplitudes of a state, s bytes of one, X rotations that pair amplitudes, D diagonal ones
-in G groups, W words of the observable. An item is a row, times its shifted evaluation.
+An item is a row, times its shifted evaluation.
 """
 
 from __future__ import annotations
