@@ -10,7 +10,9 @@ namespace qdp {
 constexpr double kSincosLimit = 1e4;  // beyond, the vector routine's range reduction loses digits
 
 // Phases of a row: a constant, one a qubit, one a pair of qubits in the order (0, 1), (0, 2) ...
-inline int64_t n_phases(int n_qubits) { return 1 + n_qubits + int64_t(n_qubits) * (n_qubits - 1) / 2; }
+inline int64_t n_phases(int n_qubits) {
+  return 1 + n_qubits + int64_t(n_qubits) * (n_qubits - 1) / 2;
+}
 // Where the pairs of qubit q with later ones begin among the pairs.
 inline int64_t first_pair(int q, int n_qubits) { return int64_t(q) * (2 * n_qubits - q - 1) / 2; }
 

@@ -100,7 +100,8 @@ class Runner {
     const int64_t rows_per_unit = layout_.lane_bits ? 1 : lanes_;
     const int64_t n_units = (request_.rows + rows_per_unit - 1) / rows_per_unit;
     const int threads = std::min(threads_, threads_for(estimated_nanoseconds()));
-    const bool split_state = layout_.lane_bits && n_units < threads && n_line_bits_ >= kSplitLineBits;
+    const bool split_state =
+        layout_.lane_bits && n_units < threads && n_line_bits_ >= kSplitLineBits;
     n_parts_ = split_state ? threads : 1;
     const int n_workers = split_state ? 1 : int(std::min<int64_t>(threads, n_units));
     std::vector<Unit> units(n_workers > 0 ? n_workers : 1);
@@ -151,6 +152,8 @@ class Runner {
     std::vector<double> factor, term_factor;
     Aligned<double> prepared_angles;  // of encodings that are worked out as rows are loaded
     Aligned<T> prepared, prepared_row, products, table;
+    int64_t encoded = -1;             // the row in prepared_row
+    Aligned<T> converted;             // a row in another precision than its own
     std::unique_ptr<ProductEncoder<T>> product_encoder;
     std::unique_ptr<PhaseEncoder<T>> phase_encoder;
     double inverse_norm2[kMaxLanes];
@@ -163,9 +166,12 @@ class Runner {
     const double slots = request_.cotangents ? 1 : program_.n_observables;
     const double passes =
         1 + (wants_gradient_ ? 2 * slots : 0) + 0.5 * double(request_.shifts.size());
+    const int transforms = request_.phases ? request_.repeats - 1 + request_.closes : 0;
+    const double loading = request_.factors ? 2 : request_.phases ? 6 + n_ * transforms : 0;
     const double steps = double(rotations_->size()) + 4.0 * program_.n_observables;
-    const double row = kStepNanoseconds * double(sizeof(T)) * std::exp2(n_) * steps + kRowNanoseconds;
-    return double(request_.rows) * row * passes;
+    const double amplitude = kStepNanoseconds * double(sizeof(T)) * std::exp2(n_);
+    const double row = amplitude * (steps * passes + loading) + kRowNanoseconds * passes;
+    return double(request_.rows) * row;
   }
 
   // ---- choices ----------------------------------------------------------------------------------
@@ -185,7 +191,8 @@ class Runner {
         throw std::invalid_argument("the sample layout needs more qubits than that");
       sample = true;
     } else if (request_.layout == LayoutChoice::automatic) {
-      sample = n_ >= lane_bits + 3 && (n_ >= kSampleQubits<T> || (n_ >= 9 && request_.rows * 2 <= lanes));
+      const bool few_rows = n_ >= 9 && request_.rows * 2 <= lanes;
+      sample = n_ >= lane_bits + 3 && (n_ >= kSampleQubits<T> || few_rows);
     }
     if (sample) {
       layout_.lane_bits = lane_bits;
@@ -814,8 +821,8 @@ class Runner {
     return call;
   }
 
-  // Walks one tree and adds its words' gradients; the call says what else the walk does. Returns the
-  // observable's value in `sums` if it is asked for.
+  // Walks one tree and adds its words' gradients; the call says what else the walk does. Returns
+  // the observable's value in `sums` if it is asked for.
   void tree_gradient(Unit& unit, const Tree& tree, DiagonalGradientCall<T> call,
                      double* sums = nullptr) const {
     if (n_line_bits_ < 3) {
@@ -1091,10 +1098,13 @@ class Runner {
   // Fills the real plane, and the imaginary one for complex input; returns whether all is real.
   bool load(Unit& unit, T* state) {
     const bool complex_ = is_complex(request_.element);
-    for (int lane = 0; lane < kMaxLanes; ++lane) unit.inverse_norm[lane] = unit.inverse_norm2[lane] = 1;
+    for (int lane = 0; lane < kMaxLanes; ++lane)
+      unit.inverse_norm[lane] = unit.inverse_norm2[lane] = 1;
     const int n_lane_rows = layout_.lane_bits ? 1 : lanes_;
-    if (request_.factors) return layout_.lane_bits ? encode_row(unit, state) : make_product(unit, state);
-    if (request_.phases) return layout_.lane_bits ? encode_row(unit, state) : make_phases(unit, state);
+    if (request_.factors || request_.phases) {
+      if (layout_.lane_bits) return load_encoded_row(unit, state);
+      return request_.factors ? make_product(unit, state) : make_phases(unit, state);
+    }
     if (!request_.states) {
       std::memset(state, 0, state_size_ / 2 * sizeof(T));
       for (int lane = 0; lane < n_lane_rows; ++lane) {
@@ -1115,9 +1125,10 @@ class Runner {
     for (int attempt = 0; attempt < 2; ++attempt) {
       std::fill(squares, squares + 2 * kMaxLanes, 0.0);
       if (layout_.lane_bits) {
-        std::vector<T> scratch(n);
-        load_row(row_numbers(unit.row, scratch.data(), factors[0]), request_.columns, complex_, state,
-                 squares);
+        if (request_.element != own_element(complex_) || factors[0] != 1)
+          unit.converted.resize(size_t(n));
+        load_row(row_numbers(unit.row, unit.converted.get(), factors[0]), request_.columns,
+                 complex_, state, squares);
       } else {
         const T* rows[kMaxLanes];
         for (int lane = 0; lane < lanes_; ++lane) {
@@ -1167,7 +1178,8 @@ class Runner {
       for (int lane = 0; lane < lanes_; ++lane) {
         const int64_t row = unit.row + std::min(lane, unit.n_rows - 1);
         const double* factor = request_.factors + 4 * (row * n_ + n_ - 1 - bit);
-        for (int k = 0; k < 4; ++k) unit.prepared[size_t(4 * bit + k) * lanes_ + lane] = T(factor[k]);
+        for (int k = 0; k < 4; ++k)
+          unit.prepared[size_t(4 * bit + k) * lanes_ + lane] = T(factor[k]);
         call.real = call.real && factor[1] == 0 && factor[3] == 0;
       }
     }
@@ -1214,18 +1226,19 @@ class Runner {
   }
 
   // Either of them in the sample layout, by the encoders of whole rows.
-  bool encode_row(Unit& unit, T* state) const {
+  bool load_encoded_row(Unit& unit, T* state) const {
     unit.prepared_row.resize(size_t(2 * amplitudes()));
     T* row = unit.prepared_row.get();
-    if (request_.factors) {
+    if (unit.encoded != unit.row && request_.factors) {
       if (!unit.product_encoder) unit.product_encoder = std::make_unique<ProductEncoder<T>>(n_);
       unit.product_encoder->write(request_.factors + unit.row * 4 * n_, false, row);
-    } else {
+    } else if (unit.encoded != unit.row) {
       if (!unit.phase_encoder)
         unit.phase_encoder =
             std::make_unique<PhaseEncoder<T>>(n_, request_.repeats, request_.closes);
       unit.phase_encoder->write(request_.phases + unit.row * n_phases(n_), false, row);
     }
+    unit.encoded = unit.row;
     double squares[2 * kMaxLanes];
     load_row(row, amplitudes(), true, state, squares);
     return squares[lanes_] == 0;
@@ -1333,8 +1346,8 @@ class Runner {
     double angle;
   };
 
-  // Adds the observable's value to `sums`. With `ends_fused_`, psi is before the last diagonal, whose
-  // table may be given.
+  // Adds the observable's value to `sums`. With `ends_fused_`, psi is before the last diagonal,
+  // whose table may be given.
   void value_of(Unit& unit, int observable, const T* psi, bool real, const T* table, double* sums,
                 const Turn* turn = nullptr) const {
     const Coefficients<T>& coefficients = *unit.coefficients;
@@ -1376,7 +1389,8 @@ class Runner {
     });
   }
 
-  void write_values(const Unit& unit, const double* sums, double scale, T* out, int64_t stride) const {
+  void write_values(const Unit& unit, const double* sums, double scale, T* out,
+                    int64_t stride) const {
     for (int lane = 0; lane < unit.n_rows; ++lane)
       out[lane * stride] = T(scale * scale * sums[lane] * unit.inverse_norm2[lane]);
   }
@@ -1609,8 +1623,8 @@ class Runner {
     const void* done = nullptr;
     for (size_t k = 0; k < step.lane_sweeps.size(); ++k) {
       const LanePlan& plan = step.lane_sweeps[k];
-      const bool last =
-          unapply && step.sweeps.empty() && step.row_sweeps.empty() && k + 1 == step.lane_sweeps.size();
+      const bool last = unapply && step.sweeps.empty() && step.row_sweeps.empty() &&
+                        k + 1 == step.lane_sweeps.size();
       gradient_lanes(unit, lane_call(unit, i, int(k)), plan, psi, real, lambda, last);
       if (last) done = &plan;
     }

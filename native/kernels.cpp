@@ -135,12 +135,10 @@ struct Kernels {
   INLINE void pass_of(int k, const Sweep& sweep, const uint64_t* step, int lo, uint32_t base,
                       const V* source, V* target, const V* turns, uint32_t flips,
                       const T* table = nullptr) {
-#define QDP_PASS(K, LO)                                                                          \
-  return pass<K, LO, FROM_STATE, TO_STATE, SIGNED, TAN, LOAD>(sweep, step, lo, base, source, target, \
-                                                              turns, flips, table)
-    switch (k) {
-      case 1:
-        QDP_PASS(1, -1);
+#define QDP_PASS(K, LO)                                                      \
+  return pass<K, LO, FROM_STATE, TO_STATE, SIGNED, TAN, LOAD>(sweep, step, lo, base, source, \
+                                                              target, turns, flips, table)
+    switch (k) {  // a sweep of several passes has none of one bit, and begins with the largest
       case 2:
         QDP_PASS(2, -1);
       case 3:
@@ -149,7 +147,8 @@ struct Kernels {
         QDP_PASS(3, -1);
       default:
         if (lo == 0) QDP_PASS(4, 0);
-        QDP_PASS(4, 4);
+        if (lo == 4) QDP_PASS(4, 4);
+        __builtin_unreachable();
     }
 #undef QDP_PASS
   }
@@ -172,9 +171,10 @@ struct Kernels {
     return sweep.sign[block] ^ (set == 0 ? sweep.imaginary : 0);
   }
 
-  // The end of the blocks from `block` on that turn the same way, and no more than `most`.
-  INLINE int64_t run_end(const Sweep& sweep, int64_t block, int64_t end, int64_t most) {
-    end = block + most < end ? block + most : end;
+  // The end of the blocks from `block` on that turn the same way: few enough to stay in the cache
+  // from the first set to the second, and for sums in single precision.
+  INLINE int64_t run_end(const Sweep& sweep, int64_t block, int64_t end) {
+    end = block + kFlush / 16 < end ? block + kFlush / 16 : end;
     int64_t next = block + 1;
     while (next < end && sweep.sign[next] == sweep.sign[block]) ++next;
     return next;
@@ -192,7 +192,7 @@ struct Kernels {
     UNROLL for (int a = 0; a < (1 << K); ++a) step[a] = uint64_t(sweep.offset[a]) * BYTES;
     const uint64_t plane = uint64_t(sweep.plane_bit) * BYTES;
     for (int64_t begin = call.begin, end; begin < call.end; begin = end) {
-      end = run_end(sweep, begin, call.end, call.end);
+      end = run_end(sweep, begin, call.end);
       for (int set = call.first_set; set < call.n_sets; ++set) {
         V c[K], s[K];
         choose<K, TAN>(turns, 0, flips_of(sweep, begin, set), c, s);
@@ -339,8 +339,6 @@ struct Kernels {
   return gradient_pass<K, LO, FROM_STATE, TO_STATE, SIGNED, TAN, UNAPPLY>(                  \
       sweep, step, lo, base, source, target, psi, turns, flips, sums)
     switch (k) {
-      case 1:
-        QDP_PASS(1, -1);
       case 2:
         QDP_PASS(2, -1);
       case 3:
@@ -349,7 +347,8 @@ struct Kernels {
         QDP_PASS(3, -1);
       default:
         if (lo == 0) QDP_PASS(4, 0);
-        QDP_PASS(4, 4);
+        if (lo == 4) QDP_PASS(4, 4);
+        __builtin_unreachable();
     }
 #undef QDP_PASS
   }
@@ -387,7 +386,7 @@ struct Kernels {
     UNROLL for (int a = 0; a < (1 << K); ++a) step[a] = uint64_t(sweep.offset[a]) * BYTES;
     const uint64_t plane = uint64_t(sweep.plane_bit) * BYTES;
     for (int64_t begin = call.begin, end; begin < call.end; begin = end) {
-      end = run_end(sweep, begin, call.end, kFlush / 16);
+      end = run_end(sweep, begin, call.end);
       for (int set = call.first_set; set < call.n_sets; ++set) {
         const uint32_t flips = flips_of(sweep, begin, set);
         V c[K], s[K], even[K], odd[K];
@@ -406,7 +405,7 @@ struct Kernels {
             return x;
           }, even, odd);
           if constexpr (UNAPPLY) {
-            butterflies<K, TAN, false>(r, c, s);
+            butterflies<K, TAN, false>(r, c, s);  // there are no registers left for products
             UNROLL for (int a = 0; a < (1 << K); ++a) {
               if constexpr (SIGNED) r[a] *= splat(T(sweep.negative[a]));
               at(lambda, line ^ step[a]) = r[a];
@@ -497,7 +496,8 @@ struct Kernels {
       is_signed ? sweep_gradient_blocks<true, false>(call)
                 : sweep_gradient_blocks<false, false>(call);
     } else {
-      is_signed ? sweep_gradient_blocks<true, true>(call) : sweep_gradient_blocks<false, true>(call);
+      is_signed ? sweep_gradient_blocks<true, true>(call)
+                : sweep_gradient_blocks<false, true>(call);
     }
   }
 
@@ -596,7 +596,8 @@ struct Kernels {
         if constexpr (!REAL_PSI) psi_im = psi[line + plane];
         V re, im;
         if constexpr (UNDO) {
-          const V c = table_at<PER_LINE>(call.table, line), s = table_at<PER_LINE>(sine_table, line);
+          const V c = table_at<PER_LINE>(call.table, line);
+          const V s = table_at<PER_LINE>(sine_table, line);
           V behind_re, behind_im;
           if constexpr (OBSERVE) {
             V o = table_at<PER_LINE>(call.observable, line ^ call.shift);
@@ -1541,14 +1542,15 @@ struct Kernels {
     UNROLL for (int r = 0; r < TILE_ROWS; ++r)
       UNROLL for (int c = 0; c < TILE_LINES; ++c) {
         double* out = sums + (r * TILE_LINES + c) * W;
-        for (int i = 0; i < W; ++i) out[i] = first ? double(sum[r][c][i]) : out[i] + double(sum[r][c][i]);
+        for (int i = 0; i < W; ++i)
+          out[i] = first ? double(sum[r][c][i]) : out[i] + double(sum[r][c][i]);
       }
   }
 
   static constexpr KernelTable<T> table() {
-    return {W,      sweep,           sweep_gradient, diagonal, diagonal_gradient, diagonal_totals,
-            observable, measure, lane_sweep, lane_gradient, rotate, rotate_gradient, sincos, walsh, load, store,
-            product, phases, collect, dense,
+    return {W, sweep, sweep_gradient, diagonal, diagonal_gradient, diagonal_totals,
+            observable, measure, lane_sweep, lane_gradient, rotate, rotate_gradient,
+            sincos, walsh, load, store, product, phases, collect, dense,
             multiply_add, triad, combine, multiply_tables, interleave, squares,
             TILE_ROWS, TILE_LINES, overlap};
   }

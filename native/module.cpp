@@ -33,7 +33,8 @@ void require(bool condition, const char* message) {
 }
 
 using StepArgument = std::tuple<int, std::vector<int>, int>;
-using DenseArgument = std::tuple<Vector<std::complex<double>>, std::vector<int>, uint32_t, uint32_t>;
+using DenseArgument =
+    std::tuple<Vector<std::complex<double>>, std::vector<int>, uint32_t, uint32_t>;
 using PermutationArgument = std::tuple<Vector<uint32_t>, Vector<uint8_t>>;
 using GroupArgument = std::tuple<int, uint32_t, Vector<uint32_t>, Vector<std::complex<double>>>;
 using AngleArgument = std::tuple<int, int, double, double>;
@@ -138,9 +139,11 @@ auto pointer(const std::optional<A>& array, size_t size, bool complex_ = false) 
 template <class T>
 void run(const qdp::Program& p, int64_t rows, const std::optional<Given>& parameters,
          bool parameters_per_row, const std::optional<Given>& inputs,
-         const std::optional<Given>& states, bool normalize, double norm_tolerance, const std::optional<Given>& indices,
+         const std::optional<Given>& states, bool normalize, double norm_tolerance,
+         const std::optional<Given>& indices,
          const std::optional<Given>& factors, const std::optional<Given>& phases, int repeats,
-         bool closes, int layout, const std::optional<Any>& values, const std::optional<Given>& cotangents,
+         bool closes, int layout, const std::optional<Any>& values,
+         const std::optional<Given>& cotangents,
          const std::optional<Any>& parameter_gradient, const std::optional<Any>& input_gradient,
          const std::optional<Any>& state_gradient, const std::optional<Any>& final_states,
          const std::optional<Any>& probabilities, const std::vector<int>& probability_bits,
@@ -171,6 +174,9 @@ void run(const qdp::Program& p, int64_t rows, const std::optional<Given>& parame
   const size_t n_qubits = size_t(p.n_qubits);
   r.factors = pointer<double>(factors, n * n_qubits * 2, true);
   r.phases = pointer<double>(phases, n * (1 + n_qubits * (n_qubits + 1) / 2));
+  require(int(bool(r.states)) + bool(r.indices) + bool(r.factors) + bool(r.phases) <= 1,
+          "expected one of states, indices, factors and phases");
+  require(!state_gradient || !(r.factors || r.phases), "states that are made have no gradient");
   require(repeats >= 1, "expected at least one round");
   r.repeats = repeats;
   r.closes = closes;
@@ -198,14 +204,19 @@ void run(const qdp::Program& p, int64_t rows, const std::optional<Given>& parame
 template <class T>
 void define_run(nb::module_& m, const char* name) {
   m.def(name, &run<T>, "program"_a, "rows"_a, "parameters"_a.none(), "parameters_per_row"_a,
-        "inputs"_a.none() = nb::none(), "states"_a.none() = nb::none(), "normalize"_a = false, "norm_tolerance"_a = 0.0,
+        "inputs"_a.none() = nb::none(), "states"_a.none() = nb::none(), "normalize"_a = false,
+        "norm_tolerance"_a = 0.0,
         "indices"_a.none() = nb::none(), "factors"_a.none() = nb::none(),
-        "phases"_a.none() = nb::none(), "repeats"_a = 1, "closes"_a = false, "layout"_a = 0, "values"_a.none().noconvert() = nb::none(),
+        "phases"_a.none() = nb::none(), "repeats"_a = 1, "closes"_a = false, "layout"_a = 0,
+        "values"_a.none().noconvert() = nb::none(),
         "cotangents"_a.none() = nb::none(), "parameter_gradient"_a.none().noconvert() = nb::none(),
-        "input_gradient"_a.none().noconvert() = nb::none(), "state_gradient"_a.none().noconvert() = nb::none(),
-        "final_states"_a.none().noconvert() = nb::none(), "probabilities"_a.none().noconvert() = nb::none(),
+        "input_gradient"_a.none().noconvert() = nb::none(),
+        "state_gradient"_a.none().noconvert() = nb::none(),
+        "final_states"_a.none().noconvert() = nb::none(),
+        "probabilities"_a.none().noconvert() = nb::none(),
         "probability_bits"_a = std::vector<int>(),
-        "shifts"_a = std::vector<qdp::ShiftedAngles>(), "shifted_values"_a.none().noconvert() = nb::none());
+        "shifts"_a = std::vector<qdp::ShiftedAngles>(),
+        "shifted_values"_a.none().noconvert() = nb::none());
 }
 
 // Calls encode(states) with the states as pairs of float or double, without the GIL.

@@ -212,7 +212,8 @@ struct DenseCall {
   T* scratch;              // 2 * size lines
 };
 
-// Rows that start as products of single-qubit states (batch layout).
+// Rows that start as products of single-qubit states (batch layout). Here and below `line` is linear:
+// line[a ^ b] = line[a] ^ line[b].
 template <class T>
 struct ProductCall {
   const T* factors;      // [n_bits][4] lines, the lowest bit first: |0> re, im, |1> re, im

@@ -57,7 +57,9 @@ template <class T>
 Work work_of(const DiagonalGradientCall<T>& call) {
   const double n = 8 * double(call.end - call.begin);
   const double undo = call.observable ? 12 + 2 * planes(call) : call.table ? 6 : 0;
-  return {(undo + 2 * planes(call) - 1 + 2) * n, (planes(call) + (call.observable ? 2 : call.table ? 4 : 2)) * n};
+  const double read = call.observable ? 0 : 2;
+  const double written = !call.table ? 0 : call.real_only ? 1 : 2;
+  return {(undo + 2 * planes(call) - 1 + 2) * n, (planes(call) + read + written) * n};
 }
 template <class T>
 Work work_of(const ObservableCall<T>& call) {
@@ -107,7 +109,7 @@ template <class T>
 Work work_of(const PhaseCall<T>& call) {
   const double n = std::exp2(call.n_bits);
   const double transforms = call.repeats - 1 + (call.closes ? 1 : 0);
-  return {(12 + 2 * call.n_bits * transforms + 6 * (call.repeats - 1)) * n,
+  return {(12 + 2 * call.n_bits * transforms + 6 * (call.repeats - 1) + (call.closes ? 2 : 0)) * n,
           (8 + 8 * transforms) * n};
 }
 

@@ -34,7 +34,7 @@ _core = pytest.importorskip("qdp._core", reason="the compiled extension is not i
 import qdp  # noqa: E402
 from qdp import encodings, gates, memory  # noqa: E402
 from qdp.ansatz import data_reuploading, ry_rz_ladder, strongly_entangling  # noqa: E402
-from qdp.backends.base import Batch  # noqa: E402
+from qdp.backends.base import Batch, Preparation  # noqa: E402
 from qdp.backends.cpu import CpuBackend, _native_bytes, _native_program  # noqa: E402
 from qdp.backends.reference import ReferenceBackend  # noqa: E402
 from qdp.circuit import Circuit, Observable  # noqa: E402
@@ -1530,6 +1530,91 @@ def test_states_worked_out_at_the_load(instruction_set, layout, encoding, n_qubi
     assert_close(
         qdp.state(circuit, parameters, features, backend=backend, **options), expected, precision
     )
+
+
+# n, rows, rows at a time by the sample layout: narrow lines, one row shared by the threads.
+@pytest.mark.parametrize(("n_qubits", "rows"), [(13, 5), (14, 9), (15, 1), (16, 1)])
+@pytest.mark.parametrize("encoding", [encodings.Angle(), encodings.IQPEmbedding(n_repeats=2)])
+def test_large_states_worked_out_at_the_load(encoding, n_qubits, rows, precision, threads):
+    threads(2)
+    circuit = ry_rz_ladder(n_qubits, 1)
+    rng = np.random.default_rng(7)
+    parameters = rng.normal(size=circuit.n_parameters)
+    features = rng.normal(size=(rows, n_qubits))
+    states = qdp.encode(features, encoding, backend="reference")
+    options = {"backend": "cpu", "precision": precision}
+    for verb in (qdp.gradient, qdp.expectation):
+        found = verb(circuit, parameters, features, "Z0 + X1", encoding=encoding, **options)
+        assert_close(found, verb(circuit, parameters, states, "Z0 + X1", **options), precision)
+
+
+def test_shifts_and_shots_of_states_worked_out_at_the_load(layout, precision):
+    encoding = encodings.IQPEmbedding(n_repeats=2)
+    circuit = ry_rz_ladder(7, 1)
+    rng = np.random.default_rng(8)
+    parameters, features = rng.normal(size=14), rng.normal(size=(5, 7))
+    states = qdp.encode(features, encoding, backend="reference")
+    options = {"backend": CpuBackend(layout), "precision": precision}
+    for more in ({}, {"shots": 50, "seed": 3}):
+        found, expected = (
+            qdp.gradient(
+                circuit, parameters, rows, "Z0 + X1", method="parameter-shift", **given,
+                **options, **more,
+            )
+            for rows, given in ((features, {"encoding": encoding}), (states, {}))
+        )  # fmt: skip
+        assert_close(found, expected, precision)
+
+
+def test_shifts_of_states_worked_out_at_the_load_without_kept_prefixes(precision):
+    # Four states on the way are more than are kept: every evaluation loads its row anew.
+    n_qubits = 20 if precision == "double" else 21
+    circuit, encoding = ry_rz_ladder(n_qubits, 3), encodings.IQP()
+    rng = np.random.default_rng(9)
+    parameters = rng.normal(size=circuit.n_parameters)
+    features = rng.normal(size=(1, encoding.n_features(n_qubits)))
+    layer = 3 * n_qubits - 1
+    shifts = [(), *(((k * layer, 0, 0.3 - k),) for k in range(3))]
+    preparation = Preparation.of(encoding, features, n_qubits)
+    found, expected = (
+        CpuBackend().shifted_expectation(
+            circuit, Batch(1, parameters, precision=precision, **start), (Observable("Z0"),), shifts
+        )
+        for start in (
+            {"preparation": preparation},
+            {"states": qdp.encode(features, encoding, backend="reference")},
+        )
+    )
+    assert_close(found, expected, precision)
+
+
+def test_walks_back_over_real_states(instruction_set, layout, precision):
+    # Two steps of real rotations before the first phases: only one plane is walked there.
+    n_qubits = 8
+    operations = [
+        *(gates.RY(p(q), q) for q in range(8)),
+        *(gates.CNOT([q, q + 1]) for q in range(7)),
+        *(gates.RY(p(8 + q), q) for q in range(8)),
+        *(gates.CNOT([q, (q + 3) % 8]) for q in range(8)),
+        *(gates.RY(p(16 + q), q) for q in range(0, 8, 2)),
+        *(gates.RZ(p(20 + q), q) for q in range(8)),
+        *(gates.RX(p(28 + q), q) for q in range(8)),
+    ]
+    circuit = Circuit(n_qubits, operations)
+    backend = backend_of(layout, n_qubits, instruction_set, precision)
+    rng = np.random.default_rng(10)
+    states = rng.normal(size=(11, 2**n_qubits))
+    states /= np.linalg.norm(states, axis=1, keepdims=True)
+    batch = Batch(11, rng.normal(size=36), states=states, precision=precision)
+    observables = (Observable("Z0 + 0.3 Z1 Z5"), Observable("X3"))
+    cotangents = rng.normal(size=(11, 2))
+    for weights in (None, cotangents):
+        found, expected = (
+            one.adjoint(circuit, batch, observables, frozenset({"parameters"}), weights)
+            for one in (backend, REFERENCE)
+        )
+        assert_close(found.values, expected.values, precision)
+        assert_close(found.parameters, expected.parameters, precision)
 
 
 @pytest.mark.parametrize("encoding", PREPARED, ids=lambda encoding: encoding.name)

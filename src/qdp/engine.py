@@ -1006,7 +1006,7 @@ def _prepare(
             rows=rows,
             method=method,
             precision=precision,
-            encoding=None if isinstance(chosen, GateEncoding) else chosen,
+            encoding=chosen if preparation or not isinstance(chosen, GateEncoding) else None,
             prune=prune,
         )
     return run

@@ -754,19 +754,40 @@ class _Run:
         if self.layout.name == "batch":
             # Rows to be converted before they are laid side by side, and angles of their own.
             per_thread += tile + n_rotations * lanes * (8 + 4 * self.item)
-        if isinstance(self.encoding, GateEncoding):
-            # Tables of an encoding worked out at the load, in double, and a whole row's state.
-            per_thread += 4 * tile if self.layout.name == "sample" else tile * 3 // 2
+        per_thread += self.preparation_bytes
         if method == "adjoint":
             parts = self.machine.threads if self.layout.splits_rows else 1
             per_thread += parts * (n_rotations + 1) * lanes * self.item
         return MemoryEstimate(
             inputs=self.rows * self.input_bytes + 8 * self.circuit.n_parameters,
             results=self.rows * self.result_bytes(method) * max(1, len(self.observables)),
-            shared=self.table_bytes() + self.evaluation_bytes(method),
+            shared=self.table_bytes()
+            + self.evaluation_bytes(method)
+            + self.rows * self.preparation_row_bytes,
             per_thread=per_thread,
             threads=self.layout.threads,
         )
+
+    @property
+    def preparation_bytes(self) -> int:
+        """Bytes that a thread holds to work out the states of an encoding as it loads rows."""
+        if not isinstance(self.encoding, GateEncoding):
+            return 0
+        phases = isinstance(self.encoding, PhaseEncoding)
+        again = isinstance(self.encoding, PhaseEncoding) and self.encoding.repeats > 1
+        if self.layout.name == "batch":  # in the tile itself, beside products of phases and a table
+            return (self.layout.tile_bytes // 2 if phases else 0) + again * self.layout.tile_bytes
+        # A whole row's state, and its tables in double precision.
+        tables = (6 if again else 3) if phases else 0
+        return (2 * self.item + 8 * tables) * self.amplitudes
+
+    @property
+    def preparation_row_bytes(self) -> int:
+        """Bytes of the numbers that such a state is worked out of."""
+        n = self.circuit.n_qubits
+        if isinstance(self.encoding, ProductEncoding):
+            return 32 * n
+        return 8 * (1 + n * (n + 1) // 2) if isinstance(self.encoding, PhaseEncoding) else 0
 
     def table_bytes(self) -> int:
         """Phases of diagonals, addresses of lines, the observable, frames and constant matrices."""
@@ -875,7 +896,9 @@ class _Run:
             return self.adjoint_flops()
         if method == "parameter-shift":
             return self.shift_flops()
-        return self.n_evaluations[method] * self.forward_flops()
+        # The rows are loaded once.
+        values = self.value_flops(0, self.starts_real)
+        return self.preparation_flops + self.n_evaluations[method] * values
 
     def forward_flops(self) -> int:
         """Operations a row for values, or states."""

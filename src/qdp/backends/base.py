@@ -16,6 +16,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from qdp import arrays
 from qdp.circuit import Circuit, Observable
 from qdp.device_arrays import Memory, Target
 from qdp.encodings import Encoding, Fill, GateEncoding, PhaseEncoding, ProductEncoding
@@ -41,14 +42,17 @@ class Preparation:
     @staticmethod
     def of(encoding: Encoding, features: Array, n_qubits: int) -> Preparation | None:
         """Return the numbers of validated features, or None for an encoding without such."""
+        rows = len(features)
         if isinstance(encoding, ProductEncoding):
-            return Preparation(factors=encoding.factors(features, n_qubits))
+            factors = np.empty((rows, n_qubits, 2), np.complex128)
+            for part in arrays.row_chunks(rows, 32 * n_qubits):
+                factors[part] = encoding.factors(features[part], n_qubits)
+            return Preparation(factors=factors)
         if isinstance(encoding, PhaseEncoding):
-            return Preparation(
-                phases=encoding.coefficients(features, n_qubits),
-                repeats=encoding.repeats,
-                closes=encoding.closes,
-            )
+            phases = np.empty((rows, 1 + n_qubits * (n_qubits + 1) // 2))
+            for part in arrays.row_chunks(rows, phases.itemsize * phases.shape[1]):
+                phases[part] = encoding.coefficients(features[part], n_qubits)
+            return Preparation(phases=phases, repeats=encoding.repeats, closes=encoding.closes)
         return None
 
     def rows(self, part: slice) -> Preparation:

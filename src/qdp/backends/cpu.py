@@ -114,7 +114,7 @@ def _qubits_of(states: Array) -> int:
 
 
 class CpuBackend(Backend):
-    """Runs on the processor, with the widest instruction set it has.
+    """Runs on the processor, with the best instruction set it has.
 
     ``layout`` is "auto", "batch" (lanes are rows) or "sample" (lanes are amplitudes of one row).
     """

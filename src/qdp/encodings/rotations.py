@@ -302,9 +302,9 @@ class ProductPhases(PhaseEncoding):
         """Return the features and the products of their pairs, (rows, n + pairs)."""
         first, second = _indices(self.pairs(n_qubits))
         # Rows side by side: what is added and multiplied lies together.
-        columns = features.T.copy()
-        distances = self.centre - columns
-        return np.concatenate([columns, distances[first] * distances[second]]).T
+        given = features.T.copy()
+        distances = self.centre - given
+        return np.concatenate([given, distances[first] * distances[second]]).T
 
     def pullback(self, features: Array, derivative: Array) -> Array:
         """Carry derivatives by features and products back to the features."""
