@@ -14,15 +14,18 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from benchmark.core import comparison, published, suite
-from benchmark.core.document import Book, Chart, draw, markdown, page
+from benchmark.core.document import Book, Chart, Ranking, draw, markdown, replaced
+from benchmark.core.page import page
+from benchmark.core.published import advice, summary
+from benchmark.core.published.library import Library
 from benchmark.core.records import atomic_write
 
 ROOT = Path(__file__).resolve().parent
 RESULTS = ROOT / "results"
 REPORT = ROOT / "docs" / "BENCHMARK_REPORT.md"
 README = ROOT.parent / "README.md"
-BEGIN = "<!-- headline: begin, written by python -m benchmark report -->"
-END = "<!-- headline: end -->"
+BEGIN = "<!-- {part}: begin, written by python -m benchmark report -->"
+END = "<!-- {part}: end -->"
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -53,16 +56,21 @@ def build_parser() -> argparse.ArgumentParser:
     compare.add_argument("before", type=Path, metavar="A")
     compare.add_argument("after", type=Path, metavar="B")
     compare.add_argument(
-        "--fail-on-slower", action="store_true", help="exit status 3 if B is slower anywhere"
+        "--fail-on-slower", action="store_true", help="exit status 3 if QDP is slower in B anywhere"
     )
+    compare.add_argument("--all", action="store_true", help="list what is not significant too")
     return parser
 
 
-def with_headline(document: str, content: str) -> str:
-    """Return the front page with what stands between its markers replaced."""
-    before, rest = document.split(BEGIN)
-    _, after = rest.split(END)
-    return f"{before}{BEGIN}\n\n{content}\n\n{END}{after}"
+def front_page(document: str, library: Library) -> str:
+    """Return the project's front page with the parts between its markers made from records."""
+    parts = {
+        "headline": summary.headline(library),
+        "choices": markdown(advice.front_page(library)).rstrip(),
+    }
+    for part, content in parts.items():
+        document = replaced(document, BEGIN.format(part=part), END.format(part=part), content)
+    return document
 
 
 def write_report(arguments: argparse.Namespace) -> int:
@@ -76,8 +84,8 @@ def write_report(arguments: argparse.Namespace) -> int:
         return 0
     wanted = {arguments.output: text}
     if arguments.output == REPORT:
-        front = published.headline(published.Library(arguments.records, book))
-        wanted[README] = with_headline(README.read_text(encoding="utf-8"), front)
+        library = Library(arguments.records, book)
+        wanted[README] = front_page(README.read_text(encoding="utf-8"), library)
     if arguments.check:
         changed = [
             path.name
@@ -95,7 +103,7 @@ def write_report(arguments: argparse.Namespace) -> int:
         atomic_write(path, content.encode())
     pictures = arguments.output.parent / "results"
     for block in blocks:
-        if isinstance(block, Chart):
+        if isinstance(block, Chart | Ranking):
             draw(block, pictures / f"{block.name}.png")
     print(f"Saved: {arguments.output}")
     if not arguments.no_page:
@@ -119,7 +127,12 @@ def main(argv: Sequence[str] | None = None) -> int:
             )
         if arguments.command == "report":
             return write_report(arguments)
-        return comparison.main(arguments.before, arguments.after, arguments.fail_on_slower)
+        return comparison.main(
+            arguments.before,
+            arguments.after,
+            fail_on_slower=arguments.fail_on_slower,
+            everything=arguments.all,
+        )
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -12,7 +12,6 @@ puts the tables of the newest record into benchmark/docs/batched_execution.md, `
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import sys
 import time
@@ -30,6 +29,8 @@ from benchmark.core.cases import GradientCase, amplitudes
 from benchmark.core.command_line import positive_integer
 from benchmark.core.contenders.base import RowProcesses, Task
 from benchmark.core.contenders.pennylane_paths import apply_layers
+from benchmark.core.document import Block, Table, Text, markdown, number, replaced
+from benchmark.core.ratios import interval_words
 
 RESULTS = Path(__file__).resolve().parent / "results"
 DOCUMENT = Path(__file__).resolve().parent / "docs" / "batched_execution.md"
@@ -250,13 +251,13 @@ def batches(problem: Problem) -> dict[str, Call]:
     pool = ThreadPoolExecutor(n_threads)
     problem.closers.append(pool.shutdown)
 
-    def share(number: int) -> list[Any]:
-        return [nodes[number](state, parameters) for state in states[number::n_threads]]
+    def share(first: int) -> list[Any]:
+        return [nodes[first](state, parameters) for state in states[first::n_threads]]
 
     def threaded() -> Any:
         values = np.empty(problem.rows)
-        for number, part in enumerate(pool.map(share, range(n_threads))):
-            values[number::n_threads] = part
+        for first, part in enumerate(pool.map(share, range(n_threads))):
+            values[first::n_threads] = part
         return values
 
     found["lightning.qubit: a device a thread"] = threaded
@@ -343,75 +344,98 @@ def interface_facts() -> Record:
 def us(line: Mapping[str, Any], per: int = 1) -> str:
     """Return microseconds with their interval."""
     found = statistics.estimate([1e6 * seconds / per for seconds in line["seconds"]])
-    return f"{found.median:.4g} ({found.low:.4g} to {found.high:.4g})"
+    return f"{number(found.median, 4)} ({number(found.low, 4)} to {number(found.high, 4)})"
 
 
 def tables(path: Path) -> str:
     """Return the document's tables, from one record."""
-    lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    lines = records.read_lines(path)
     run = lines[0]
     measured = [line for line in lines if line["record"] == "measurement"]
     facts = next(line for line in lines if line["record"] == "interfaces")
     versions = ", ".join(f"{name} {version}" for name, version in run["versions"].items())
-    text = [
-        f"From [{path.name}](../results/{path.name}): {run['cpu']}, "
-        f"{run['cpus_usable']} cores, commit {str(run['git']['commit'])[:10]}; {versions}. "
-        "Microseconds, median and 95 % interval.",
-        "",
-    ]
 
-    def table(title: str, question: str, sizes: Sequence[tuple[int, int]]) -> None:
-        head = ["what", *(f"n = {n}" + (f", {rows} rows" if rows > 1 else "") for n, rows in sizes)]
-        text.extend([f"**{title}**", ""])
-        rows_of: dict[str, list[str]] = {}
-        for n_qubits, rows in sizes:
+    def table(question: str, sizes: Sequence[tuple[int, int]], head: Sequence[str]) -> Table:
+        rows: dict[str, list[str]] = {}
+        for size in sizes:
             for line in measured:
-                if (line["question"], line["n_qubits"], line["rows"]) == (question, n_qubits, rows):
-                    rows_of.setdefault(line["what"], []).append(us(line, rows))
-        text.append("| " + " | ".join(head) + " |")
-        text.append("| " + " | ".join(["---"] * len(head)) + " |")
-        text.extend("| " + " | ".join([what, *cells]) + " |" for what, cells in rows_of.items())
-        text.append("")
+                if (line["question"], line["n_qubits"], line["rows"]) == (question, *size):
+                    rows.setdefault(line["what"], []).append(us(line, size[1]))
+        return Table(["what", *head], [[what, *cells] for what, cells in rows.items()])
 
     qubits = sorted({line["n_qubits"] for line in measured})
-    table("One evaluation on lightning.qubit", "parts", [(n, 1) for n in qubits])
-    rest = []
-    for n_qubits in qubits:
-        median = {
-            line["what"]: 1e6 * statistics.median(line["seconds"])
-            for line in measured
-            if line["question"] == "parts" and line["n_qubits"] == n_qubits
-        }
-        compiled = sum(value for name, value in median.items() if name.startswith("C++"))
-        whole = median["QNode call, all of it"]
-        rest.append(f"{whole - compiled:.4g} of {whole:.4g} at n = {n_qubits}")
-    text += [f"Outside the C++ lines, in Python: {', '.join(rest)} microseconds.", ""]
-    table("StatePrep against direct injection", "preparation", [(n, 1) for n in qubits])
+    single = [(n_qubits, 1) for n_qubits in qubits]
+    head = [f"n = {n_qubits} (µs)" for n_qubits in qubits]
+    blocks: list[Block] = [
+        Text(
+            f"From [{path.name}](../results/{path.name}): {run['cpu']}, {run['cpus_usable']} "
+            f"cores, commit {str(run['git']['commit'])[:10]}; {versions}. Medians with 95 % "
+            "intervals."
+        ),
+        Text("**One evaluation on lightning.qubit**"),
+        table("parts", single, head),
+        Text(" ".join(_shares(measured, n_qubits) for n_qubits in qubits)),
+        Text("**StatePrep against direct injection**"),
+        table("preparation", single, head),
+        Text(f"With StatePrep over without: {_preparation(measured, qubits)}."),
+    ]
     counts = sorted({line["rows"] for line in measured if line["question"] == "batches"})
     for n_qubits in qubits:
-        table(
-            f"Batches, a state's share of the call, {n_qubits} qubits",
-            "batches",
-            [(n_qubits, rows) for rows in counts],
-        )
+        blocks += [
+            Text(f"**Batches, a state's share of the call, {n_qubits} qubits**"),
+            table(
+                "batches",
+                [(n_qubits, rows) for rows in counts],
+                [f"{rows} {'row' if rows == 1 else 'rows'} (µs)" for rows in counts],
+            ),
+        ]
     there = {True: "there", False: "gone"}
-    text.append(
-        "Interfaces of this PennyLane: "
-        + ", ".join(
-            f"`{name}` {there[facts[name]]}"
-            for name in ("batch_transform", "batch_input", "transform", "broadcast_expand")
-        )
-        + f". Lightning's preprocessing makes {facts['tapes_of_three_states']} tapes of a batch of "
-        "3 states."
+    interfaces = ", ".join(
+        f"`{name}` {there[facts[name]]}"
+        for name in ("batch_transform", "batch_input", "transform", "broadcast_expand")
     )
-    return "\n".join(text)
+    blocks.append(
+        Text(
+            f"Interfaces of this PennyLane: {interfaces}. Lightning's preprocessing makes "
+            f"{facts['tapes_of_three_states']} tapes of a batch of 3 states."
+        )
+    )
+    return markdown(blocks).rstrip()
 
 
-def with_tables(document: str, content: str) -> str:
-    """Return the document with what stands between the markers replaced."""
-    before, rest = document.split(BEGIN)
-    _, after = rest.split(END)
-    return f"{before}{BEGIN}\n\n{content}\n\n{END}{after}"
+def _shares(measured: Sequence[Mapping[str, Any]], n_qubits: int) -> str:
+    """Say what of a QNode call is compiled, and what no part timed by itself accounts for."""
+    median = {
+        line["what"]: 1e6 * statistics.median(line["seconds"])
+        for line in measured
+        if line["question"] == "parts" and line["n_qubits"] == n_qubits
+    }
+    whole = median.pop("QNode call, all of it")
+    median.pop("making device and QNode (once)")
+    compiled = sum(value for name, value in median.items() if name.startswith("C++"))
+    parts = sum(value for name, value in median.items() if not name.startswith("C++"))
+    return (
+        f"At n = {n_qubits} the C++ lines are {number(compiled)} of the call's "
+        f"{number(whole, 4)} µs; the rest is Python. Its parts timed by themselves come to "
+        f"{number(parts)} µs, and PennyLane's workflow around them to the other "
+        f"{number(whole - parts)}."
+    )
+
+
+def _preparation(measured: Sequence[Mapping[str, Any]], qubits: Sequence[int]) -> str:
+    """Say whether StatePrep makes device.execute slower."""
+    found = []
+    for n_qubits in qubits:
+        seconds = {
+            line["what"]: line["seconds"]
+            for line in measured
+            if line["question"] == "preparation" and line["n_qubits"] == n_qubits
+        }
+        ratio = statistics.ratio(
+            seconds["device.execute with StatePrep"], seconds["device.execute without it"]
+        )
+        found.append(f"{interval_words(ratio)} at n = {n_qubits}")
+    return ", ".join(found)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -432,7 +456,7 @@ def main(arguments: list[str] | None = None) -> int:
             )
         newest = taken[-1]
         document = DOCUMENT.read_text(encoding="utf-8")
-        wanted = with_tables(document, tables(newest))
+        wanted = replaced(document, BEGIN, END, tables(newest))
         if options.check:
             return int(wanted != document)
         records.atomic_write(DOCUMENT, wanted.encode())
@@ -451,10 +475,7 @@ def main(arguments: list[str] | None = None) -> int:
         lines.append(line)
         where = f"n = {line['n_qubits']}, {line['rows']} rows"
         print(f"{where:22s}{line['what']:52s}{us(line, line['rows'])} us", flush=True)
-    path = records.output_stem(options.output_dir, started, "batched_execution")
-    content = "".join(json.dumps(line) + "\n" for line in lines)
-    records.atomic_write(path.with_suffix(".jsonl"), content.encode())
-    print(f"Saved: {path}.jsonl")
+    records.save_study(options.output_dir, started, "batched_execution", lines)
     return 0
 
 

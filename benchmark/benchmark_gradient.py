@@ -40,6 +40,7 @@ from benchmark.core.command_line import (  # noqa: E402
     Progress,
     add_measurement_options,
     describe_run,
+    plural,
     positive_integer,
     positive_number,
 )
@@ -270,6 +271,7 @@ def _run(arguments: argparse.Namespace) -> int:
         return EXIT_WRONG
 
     sizes: dict[int, list[records.Leg]] = {}
+    timed_out: dict[str, str] = {}
     settings = runner.Settings(arguments.warmup, arguments.runs, arguments.time_limit)
     agree = True
     progress = Progress(arguments.progress)
@@ -279,8 +281,12 @@ def _run(arguments: argparse.Namespace) -> int:
             sizes[n_samples] = journal.legs_of("", {}, n_samples)
             if not sizes[n_samples]:
                 rows = dataset.features[:n_samples]
-                sizes[n_samples] = runner.run_size(case, rows, contenders, settings, progress)
+                sizes[n_samples] = runner.run_size(
+                    case, rows, contenders, settings, progress, timed_out
+                )
                 journal.add(sizes[n_samples])
+            stopped = ((leg.contender, leg.status, leg.reason) for leg in sizes[n_samples])
+            runner.note_timed_out(timed_out, stopped, f"at {plural(n_samples, 'sample')}")
             print(report.size_block(run, sizes[n_samples]), flush=True)
             if arguments.verify:
                 agree = _verify_timed(benchmark, sizes[n_samples]) and agree

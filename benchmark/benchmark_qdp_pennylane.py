@@ -4,17 +4,16 @@
     python benchmark/benchmark_qdp_pennylane.py --dataset mnist --n-qubits 10 --classes 3-vs-5
 
 Exit status: 0 all well; 1 a contender failed or QDP's own did not run; 2 wrong arguments or data;
-130 interrupted, the trainings done so far saved.
+130 interrupted: the trainings done so far are saved, and --resume goes on.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
-from datetime import datetime
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +27,7 @@ if str(_ROOT) not in sys.path and not __package__:
 
 import numpy as np  # noqa: E402
 
-from benchmark.core import environment, records, report, statistics  # noqa: E402
+from benchmark.core import environment, metering, report  # noqa: E402
 from benchmark.core.cases import ENCODINGS  # noqa: E402
 from benchmark.core.command_line import (  # noqa: E402
     EXIT_INTERRUPTED,
@@ -36,35 +35,46 @@ from benchmark.core.command_line import (  # noqa: E402
     EXIT_USAGE,
     EXIT_WRONG,
     Progress,
+    add_file_options,
     count,
     describe_run,
+    plural,
     positive_integer,
     positive_number,
 )
 from benchmark.core.contenders import TRAINERS  # noqa: E402
-from benchmark.core.document import Chart, Series, draw  # noqa: E402
-from benchmark.core.runner import LEAST_SETUP_S, LegStopped, WorkerProcess  # noqa: E402
+from benchmark.core.document import draw  # noqa: E402
+from benchmark.core.runner import (  # noqa: E402
+    LEAST_SETUP_S,
+    LegStopped,
+    WorkerProcess,
+    note_timed_out,
+)
+from benchmark.core.statistics import LEAST_FOR_INTERVAL  # noqa: E402
 from benchmark.core.training import (  # noqa: E402
     CHECK_TOLERANCE,
-    LOSS_TOLERANCE,
+    SPLITS,
     TASKS,
     TrainingCase,
-    epoch_parts,
-    epoch_seconds,
-    largest_difference,
+    check_problem,
+    differences,
     reference_check,
     split_data,
 )
-from benchmark.datasets import ALIASES, DATASETS, load  # noqa: E402
+from benchmark.core.training_records import (  # noqa: E402
+    Record,
+    TrainingFile,
+    curves,
+    table,
+    training_line,
+)
+from benchmark.datasets import ALIASES, DATASETS, Dataset, load  # noqa: E402
 
-Record = dict[str, Any]
 TIMED_REGION = (
     "an epoch: all batches' forward passes, losses, backward passes and Adam steps, and in the "
     "first one the encoding of all rows where a contender does that once; not validation, imports, "
     "compilation or the epoch of warm-up"
 )
-# The share of the epochs whose validation loss is the target where none is given.
-TARGET_SHARE = 0.8
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -100,7 +110,7 @@ def build_parser() -> argparse.ArgumentParser:
         type=positive_number,
         default=None,
         help="validation loss to reach (default: that of the longest training at four fifths of "
-        "its epochs)",
+        "its epochs, the largest one of all seeds)",
     )
     add(
         "--contenders",
@@ -116,16 +126,37 @@ def build_parser() -> argparse.ArgumentParser:
         type=positive_number,
         default=20.0,
         metavar="SECONDS",
-        help="seconds that all trainings of a contender may take; it stops behind the epoch that "
-        "spends them (default 20)",
+        help="seconds that a contender's trainings with one seed may take; it stops behind the "
+        "epoch that spends them (default 20)",
     )
     add("--threads", type=positive_integer, default=None, help="default: all usable CPUs")
-    add("--seed", type=count, default=42, help="of split, parameters and batches")
-    add("--no-save", action="store_true", help="write no files")
-    add("--output-dir", type=Path, default=Path("results"), help="default results")
-    add("--data-dir", type=Path, default=None, help="default: the variable QDP_DATA_DIR")
-    add("--progress", choices=("auto", "on", "off"), default="auto", help="progress bar")
+    add("--gpu", type=count, default=0, help="GPU that is metered where there is one (default 0)")
+    add(
+        "--seeds",
+        "--seed",
+        nargs="+",
+        type=count,
+        default=[42],
+        metavar="N",
+        help="of split, parameters and batches; with several the spread is shown (default 42)",
+    )
+    add_file_options(parser)
     return parser
+
+
+def finished(trainings: Sequence[Record], arguments: argparse.Namespace) -> bool:
+    """Whether a contender is through: it stopped, has all runs, or has spent its time."""
+    runs = [one for one in trainings if one["epochs"]]
+    return (
+        len(runs) < len(trainings)
+        or len(runs) >= arguments.runs
+        or bool(runs and spent_seconds(runs) >= arguments.time_limit)
+    )
+
+
+def spent_seconds(trainings: Sequence[Record]) -> float:
+    """Return the seconds of all epochs."""
+    return sum(epoch["seconds"] for one in trainings for epoch in one["epochs"])
 
 
 def measure(
@@ -134,68 +165,95 @@ def measure(
     names: Sequence[str],
     arguments: argparse.Namespace,
     progress: Progress,
-    found: list[Record],
+    file: TrainingFile,
+    timed_out: dict[str, str],
 ) -> None:
-    """Check and train every contender, in turns; one record a training is added to ``found``."""
+    """Check and train every contender that is not done, in turns; each training goes to the file.
+
+    ``timed_out`` has the contenders that are not started, since they timed out with another seed,
+    and gets those that time out here.
+    """
+    waiting = []
+    for name in names:
+        if finished(file.of(case, name), arguments):
+            continue
+        if name in timed_out:
+            facts = {"status": "timed out", "reason": timed_out[name], "epochs": []}
+            file.add(training_line(case, name, 0, **facts))
+        else:
+            waiting.append(name)
+    if waiting:
+        _check_and_train(case, data, waiting, arguments, progress, file)
+    stopped = ((one["contender"], one["status"], one["reason"]) for one in file.of(case))
+    note_timed_out(timed_out, stopped, f"with seed {case.seed}")
+
+
+def _check_and_train(
+    case: TrainingCase,
+    data: Mapping[str, Any],
+    names: Sequence[str],
+    arguments: argparse.Namespace,
+    progress: Progress,
+    file: TrainingFile,
+) -> None:
+    progress("reference")
     expected = reference_check(case, data)
     workers: dict[str, WorkerProcess] = {}
     facts: dict[str, Record] = {}
-    with tempfile.TemporaryDirectory(prefix="qdp-benchmark-") as name:
-        folder = Path(name)
-        np.savez(folder / "data.npz", **data)
+    with tempfile.TemporaryDirectory(prefix="qdp-benchmark-") as folder:
+        path = Path(folder) / "data.npz"
+        np.savez(path, **data)
 
-        def stop(contender: str, why: LegStopped) -> None:
-            found.append(line(case, contender, 0, status=why.status, reason=why.reason, epochs=[]))
+        def stop(contender: str, why: LegStopped, run: int = 0) -> None:
+            known = {"status": why.status, "reason": why.reason, "epochs": []}
+            file.add(training_line(case, contender, run, **known))
             workers.pop(contender).close()
 
         try:
-            for contender in names:
-                workers[contender] = WorkerProcess(
-                    contender, case, folder / "data.npz", folder, "benchmark.core.training"
+            for name in names:
+                workers[name] = WorkerProcess(
+                    name, case, path, path.parent, "benchmark.core.training", arguments.gpu
                 )
-            for contender in names:
+            for name in names:
                 try:
-                    progress(f"{contender}: start")
-                    ready = workers[contender].answer(LEAST_SETUP_S)
-                    progress(f"{contender}: check")
-                    checked = workers[contender].ask({"do": "check"}, LEAST_SETUP_S)
-                    difference = largest_difference(checked, expected)
-                    if not difference <= CHECK_TOLERANCE:
-                        raise LegStopped(
-                            "failed",
-                            "its states, expectations, loss or gradient of the first rows differ "
-                            f"from the reference by {difference:.3g}, more than "
-                            f"{CHECK_TOLERANCE:.0e}",
-                        )
-                    facts[contender] = {
+                    progress(f"{name}: start")
+                    ready = workers[name].answer(LEAST_SETUP_S)
+                    progress(f"{name}: check")
+                    checked = workers[name].ask({"do": "check"}, LEAST_SETUP_S)
+                    found = differences(checked, expected)
+                    problem = check_problem(found)
+                    if problem is not None:
+                        raise LegStopped("failed", problem)
+                    facts[name] = {
                         "versions": ready["versions"],
                         "setup_s": ready["setup_s"],
-                        "max_difference": difference,
+                        "differences": found,
+                        "max_difference": max(found.values()),
                         "tolerance": CHECK_TOLERANCE,
                     }
                 except LegStopped as why:
-                    stop(contender, why)
-            _trainings(case, workers, facts, arguments, progress, stop, found)
+                    stop(name, why)
+            _train(case, workers, facts, arguments, progress, stop, file)
         finally:
             for worker in workers.values():
                 worker.close()
 
 
-def _trainings(
+def _train(
     case: TrainingCase,
-    workers: dict[str, WorkerProcess],
+    workers: Mapping[str, WorkerProcess],
     facts: Mapping[str, Record],
     arguments: argparse.Namespace,
     progress: Progress,
-    stop: Any,
-    found: list[Record],
+    stop: Callable[[str, LegStopped, int], None],
+    file: TrainingFile,
 ) -> None:
     """Go round the contenders, a training each; a contender's whole time is limited."""
-    spent = dict.fromkeys(workers, 0.0)
     for run in range(-min(1, arguments.warmup), arguments.runs):
         for contender in list(workers) if run % 2 == 0 else list(workers)[::-1]:
-            left = arguments.time_limit - spent[contender]
-            if run > 0 and left <= 0:
+            done = file.of(case, contender)
+            left = arguments.time_limit - spent_seconds(done)
+            if run >= 0 and (run < len(done) or (run > 0 and left <= 0)):
                 continue
             progress(f"{contender}: {'warm-up' if run < 0 else f'training {run + 1}'}")
             epochs = arguments.warmup if run < 0 else arguments.epochs
@@ -204,32 +262,18 @@ def _trainings(
                 answer = workers[contender].ask(command, 60 + 5 * arguments.time_limit)
                 require_finite(answer["epochs"])
             except LegStopped as why:
-                stop(contender, why)
+                stop(contender, why, max(run, 0))
                 continue
-            if run < 0:
-                continue
-            spent[contender] += sum(epoch["seconds"] for epoch in answer["epochs"])
-            found.append(
-                line(
-                    case,
-                    contender,
-                    run,
-                    status="ok",
-                    epochs=answer["epochs"],
-                    test_accuracy=answer["test_accuracy"],
-                    complete=len(answer["epochs"]) == arguments.epochs,
+            if run >= 0:
+                training = {
+                    "status": "ok",
+                    "complete": len(answer["epochs"]) == arguments.epochs,
+                    **{
+                        key: answer[key] for key in ("epochs", "test_accuracy", "peak_memory_bytes")
+                    },
                     **facts[contender],
-                )
-            )
-    for contender in list(workers):
-        try:
-            peak = workers[contender].ask({"do": "finish"}, 60)["peak_memory_bytes"]
-        except LegStopped as why:
-            stop(contender, why)
-            continue
-        for one in found:
-            if one["contender"] == contender:
-                one["peak_memory_bytes"] = peak
+                }
+                file.add(training_line(case, contender, run, **training))
 
 
 def require_finite(epochs: Sequence[Mapping[str, float]]) -> None:
@@ -240,141 +284,61 @@ def require_finite(epochs: Sequence[Mapping[str, float]]) -> None:
                 raise LegStopped("failed", f"its {name} is {epoch[name]} in epoch {number}")
 
 
-def line(case: TrainingCase, contender: str, run: int, **facts: Any) -> Record:
-    """Return the record of one training."""
-    kind = TRAINERS[contender]
-    return {
-        "kind": "training",
-        "contender": contender,
-        "title": kind.title,
-        "encoding": case.encoding,
-        "classes": case.classes,
-        "encoding_note": kind.encoding_note,
-        "run": run,
-        "reason": "",
-        "test_accuracy": None,
-        "case": case.to_json(),
-        **facts,
-    }
+class Data:
+    """The rows of every case, loaded once for each width and split anew for each seed."""
+
+    def __init__(self, name: str, arguments: argparse.Namespace) -> None:
+        self.name = name
+        self.arguments = arguments
+        self._loaded: dict[int, Dataset] = {}
+        self._checked: dict[TrainingCase, dict[str, Any]] = {}
+
+    def dataset(self, case: TrainingCase) -> Dataset:
+        """Return the rows before they are split."""
+        # Other encodings than amplitude take principal components of the whole images.
+        qubits = case.n_qubits if case.encoding == "amplitude" else 16
+        if qubits not in self._loaded:
+            samples, folder = self.arguments.dataset_samples, self.arguments.data_dir
+            self._loaded[qubits] = load(self.name, samples, qubits, data_dir=folder)
+        return self._loaded[qubits]
+
+    def check(self, case: TrainingCase) -> None:
+        """Split a case's rows beforehand. Raises ValueError where they do not do."""
+        self._checked[case] = self._split(case)
+
+    def split(self, case: TrainingCase) -> dict[str, Any]:
+        """Return train, validation and test."""
+        return self._checked.pop(case, None) or self._split(case)
+
+    def _split(self, case: TrainingCase) -> dict[str, Any]:
+        found = self.dataset(case)
+        assert found.labels is not None
+        return split_data(case, found.features, found.labels)
 
 
-def require_same_losses(lines: Sequence[Record]) -> None:
-    """Fail trainings whose losses part from those of most contenders: the arithmetic is the same.
-
-    Each contender has one vote, however often it trained.
-    """
-    trained = [one for one in lines if one["status"] == "ok"]
-    contenders = {one["contender"] for one in trained}
-    for one in trained:
-        agreeing = set()
-        worst = 0.0
-        for other in trained:
-            difference = max(
-                abs(mine[name] - theirs[name]) / max(1.0, abs(theirs[name]))
-                for mine, theirs in zip(one["epochs"], other["epochs"], strict=False)
-                for name in ("train_loss", "validation_loss")
+def all_models(arguments: argparse.Namespace) -> Iterator[list[TrainingCase]]:
+    """Yield the cases of each model, one a seed."""
+    seeds = list(dict.fromkeys(arguments.seeds))
+    for classes in dict.fromkeys(arguments.classes):
+        for encoding in dict.fromkeys(arguments.encodings):
+            first = TrainingCase(
+                encoding,
+                classes,
+                arguments.n_qubits,
+                arguments.n_layers,
+                arguments.batch_size,
+                arguments.learning_rate,
+                seeds[0],
+                arguments.threads or environment.usable_cpus(),
             )
-            worst = max(worst, difference)
-            if difference <= LOSS_TOLERANCE:
-                agreeing.add(other["contender"])
-        one["largest_loss_difference"] = worst
-        if 2 * len(agreeing) <= len(contenders):
-            one["status"] = "failed"
-            one["reason"] = (
-                f"its losses part from those of most contenders by {worst:.3g}, more than "
-                f"{LOSS_TOLERANCE:.0e}"
-            )
-
-
-def set_target(lines: Sequence[Record], target: float | None) -> None:
-    """Write the target loss into each record, and the seconds that it took to reach it.
-
-    Where a training stopped before, the epochs that others needed are counted at its own median.
-    """
-    trained = [one for one in lines if one["status"] == "ok"]
-    whole = max(trained, key=lambda one: len(one["epochs"]), default=None)
-    if whole is None:
-        return
-    losses = [epoch["validation_loss"] for epoch in whole["epochs"]]
-    if target is None:
-        target = losses[max(0, int(TARGET_SHARE * len(losses)) - 1)]
-    # Losses agree to LOSS_TOLERANCE only, and the target may be one of them.
-    reached = [index for index, loss in enumerate(losses) if loss <= target + 2 * LOSS_TOLERANCE]
-    for one in lines:
-        one["target_loss"], one["time_to_target_s"] = target, None
-        one["time_to_target_extrapolated"] = False
-        if one["status"] != "ok" or not reached:
-            continue
-        seconds = [epoch["seconds"] for epoch in one["epochs"]]
-        needed = reached[0] + 1
-        one["time_to_target_s"] = sum(seconds[:needed])
-        if len(seconds) < needed:
-            one["time_to_target_s"] += (needed - len(seconds)) * statistics.median(seconds)
-            one["time_to_target_extrapolated"] = True
-
-
-def table(lines: Sequence[Record]) -> str:
-    """Return the table of one case."""
-    text = [
-        f"  {'Contender':<21}{'Epoch (ms)':>11}{'encode':>9}{'forward':>9}{'backward':>10}"
-        f"{'optimise':>10}{'to target (s)':>15}{'test':>8}  QDP is"
-    ]
-    own = [second for one in lines if one["contender"] == "qdp" for second in epoch_seconds(one)]
-    for contender in dict.fromkeys(one["contender"] for one in lines):
-        mine = [one for one in lines if one["contender"] == contender]
-        ok = [one for one in mine if one["status"] == "ok"]
-        if not ok:
-            text.append(f"  {contender:<21}{mine[0]['status']}: {mine[0]['reason']}")
-            continue
-        parts = epoch_parts(ok)
-        seconds = [second for one in ok for second in epoch_seconds(one)]
-        to_target = [one["time_to_target_s"] for one in ok if one["time_to_target_s"] is not None]
-        mark = "*" if any(one["time_to_target_extrapolated"] for one in ok) else ""
-        target = f"{statistics.median(to_target):.4g}{mark}" if to_target else "-"
-        accuracy = next((one["test_accuracy"] for one in ok if one["complete"]), None)
-        words = ""
-        if own and contender not in ("qdp", "qdp-cached"):
-            ratio = statistics.ratio(seconds, own)
-            words = f"{report.times(ratio.value)} ({report.times(ratio.low)} to "
-            words += f"{report.times(ratio.high)})"
-        text.append(
-            f"  {contender:<21}{1e3 * statistics.median(seconds):>11.4g}{parts[0]:>9.3g}"
-            f"{parts[1]:>9.3g}{parts[2]:>10.3g}{parts[3]:>10.3g}{target:>15}"
-            f"{'-' if accuracy is None else f'{accuracy:.1%}':>8}  {words}".rstrip()
-        )
-    return "\n".join(text)
-
-
-def curves(lines: Sequence[Record], title: str, *, against: str) -> Chart:
-    """Return validation loss against "seconds" or "epochs", a line a contender."""
-    series = []
-    for contender in dict.fromkeys(one["contender"] for one in lines):
-        one = next(
-            (one for one in lines if one["contender"] == contender and one["status"] == "ok"), None
-        )
-        if one is not None:
-            losses = [epoch["validation_loss"] for epoch in one["epochs"]]
-            places = list(range(1, len(losses) + 1))
-            if against == "seconds":
-                places = np.cumsum([epoch["seconds"] for epoch in one["epochs"]]).tolist()
-            series.append(Series(one["title"], places, losses))
-    log_x = against == "seconds"
-    return Chart(
-        "curves", title, against.capitalize(), "Validation loss", series, log_x=log_x, log_y=False
-    )
-
-
-def save(stem: Path, run: Mapping[str, Any], lines: Sequence[Record]) -> None:
-    """Write the records of all trainings so far."""
-    content = [{"kind": "run", "format": records.FORMAT, **run}, *lines]
-    text = "".join(json.dumps(one, allow_nan=False) + "\n" for one in content)
-    records.atomic_write(Path(f"{stem}.jsonl"), text.encode())
+            yield [replace(first, seed=seed) for seed in seeds]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the benchmark with command-line arguments; return the exit status."""
     arguments = build_parser().parse_args(argv)
     try:
+        metering.check_gpu(arguments.gpu)
         return _run(arguments)
     except (ValueError, OSError, MemoryError) as error:
         print(f"error: {error}", file=sys.stderr)
@@ -383,79 +347,72 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(arguments: argparse.Namespace) -> int:
     names = list(dict.fromkeys(["qdp", *arguments.contenders]))
-    name = ALIASES.get(arguments.dataset, arguments.dataset)
-    cases = [
-        TrainingCase(
-            encoding,
-            classes,
-            arguments.n_qubits,
-            arguments.n_layers,
-            arguments.batch_size,
-            arguments.learning_rate,
-            arguments.seed,
-            arguments.threads or environment.usable_cpus(),
-        )
-        for classes in dict.fromkeys(arguments.classes)
-        for encoding in dict.fromkeys(arguments.encodings)
-    ]
-    prepared = []
-    for case in cases:
-        # Other encodings than amplitude take principal components of the whole images.
-        qubits = case.n_qubits if case.encoding == "amplitude" else 16
-        dataset = load(name, arguments.dataset_samples, qubits, data_dir=arguments.data_dir)
-        assert dataset.labels is not None
-        prepared.append((case, split_data(case, dataset.features, dataset.labels), dataset))
-    run = describe_run(
-        "training",
-        arguments,
-        timed_region=TIMED_REGION,
-        dataset={"name": name, "description": prepared[0][2].description},
+    data = Data(ALIASES.get(arguments.dataset, arguments.dataset), arguments)
+    models = list(all_models(arguments))
+    for cases in models:
+        data.check(cases[0])  # what is wrong with the data is said before any work
+    dataset = {"name": data.name, "description": data.dataset(models[0][0]).description}
+    run = describe_run("training", arguments, timed_region=TIMED_REGION, dataset=dataset)
+    file = TrainingFile.open(
+        run,
+        directory=arguments.output_dir,
+        name="training_benchmark",
+        save=not arguments.no_save,
+        resume=arguments.resume,
     )
-    lines: list[Record] = []
-    progress = Progress(arguments.progress)
-    stem = records.output_stem(arguments.output_dir, datetime.now(), "training_benchmark")
     print(f"{report.RULE}\nTRAINING BENCHMARK\n{report.RULE}")
+    seeds = len(models[0])
+    if 1 < seeds < LEAST_FOR_INTERVAL:
+        print(
+            f"With fewer than {LEAST_FOR_INTERVAL} seeds an interval is little more than the range."
+        )
+    progress = Progress(arguments.progress)
     try:
-        for number, (case, data, _) in enumerate(prepared, start=1):
-            sizes = ", ".join(f"{len(data[split])} {split}" for split in ("train", "validation"))
-            title = (
-                f"{case.encoding} encoding, {case.classes} of {name}, {case.n_qubits} qubits, "
-                f"{case.n_layers} layers"
-            )
-            print(f"\n[{number}/{len(prepared)}] {title}; rows: {sizes}\n", flush=True)
-            found: list[Record] = []
-            try:
-                measure(case, data, names, arguments, progress, found)
-            finally:
-                # What is done of an interrupted case is kept as well.
-                require_same_losses(found)
-                set_target(found, arguments.target_loss)
-                lines += found
-                if not arguments.no_save and lines:
-                    save(stem, run, lines)
-            print(table(found), flush=True)
-            if not arguments.no_save:
+        for number, cases in enumerate(models, start=1):
+            timed_out: dict[str, str] = {}
+            for case in cases:
+                rows = data.split(case)
+                if case is cases[0]:
+                    title = describe(case, data.name)
+                    sizes = ", ".join(f"{len(rows[split])} {split}" for split in SPLITS)
+                    print(f"\n[{number}/{len(models)}] {title}; rows: {sizes}\n", flush=True)
+                measure(case, rows, names, arguments, progress, file, timed_out)
+                if seeds > 1:
+                    print(f"  seed {case.seed}: done", flush=True)
+            trainings = [one for case in cases for one in file.of(case)]
+            print(table(trainings), flush=True)
+            if file.stem is not None:
                 for against in ("seconds", "epochs"):
-                    picture = Path(f"{stem}_{number}_{against}.png")
-                    draw(curves(found, title, against=against), picture)
+                    picture = Path(f"{file.stem}_{number}_{against}.png")
+                    draw(curves(trainings, title, against=against), picture)
     except KeyboardInterrupt:
-        where = "nothing was saved" if arguments.no_save or not lines else f"in {stem.name}.jsonl"
-        print(f"\ninterrupted after {len(lines)} trainings, {where}", file=sys.stderr)
+        print(f"\n{file.interrupted()}", file=sys.stderr)
         return EXIT_INTERRUPTED
     finally:
         progress.close()
-    if any(one.get("time_to_target_extrapolated") for one in lines):
-        print("\n* stopped before the target; the epochs missing are counted at its median")
-    if not arguments.no_save:
-        print(f"\nSaved: {stem}.jsonl and {2 * len(prepared)} pictures beside it")
+    trained = [one for one in file.trainings if one["status"] == "ok"]
+    if not all(one["complete"] for one in trained):
+        print("\nWithout test accuracy: --time-limit was spent before the last epoch.")
+    if any(one["time_to_target_extrapolated"] for one in trained):
+        print("* stopped before the target; the epochs missing are counted at its median")
+    if file.stem is not None:
+        print(f"\nSaved: {file.stem}.jsonl and {2 * len(models)} pictures beside it")
     failed = {
         one["contender"]
-        for one in lines
+        for one in file.trainings
         if one["status"] == "failed" or (one["contender"] == "qdp" and one["status"] != "ok")
     }
     if failed:
         print(f"error: {', '.join(sorted(failed))} failed", file=sys.stderr)
     return EXIT_WRONG if failed else EXIT_OK
+
+
+def describe(case: TrainingCase, dataset: str) -> str:
+    """Return a model in words."""
+    return (
+        f"{case.encoding} encoding, {case.classes} of {dataset}, "
+        f"{plural(case.n_qubits, 'qubit')}, {plural(case.n_layers, 'layer')}"
+    )
 
 
 if __name__ == "__main__":

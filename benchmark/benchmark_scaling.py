@@ -46,6 +46,7 @@ from benchmark.core.command_line import (  # noqa: E402
     Progress,
     add_measurement_options,
     describe_run,
+    plural,
     positive_integer,
 )
 from benchmark.core.contenders import CONTENDERS, ENCODERS  # noqa: E402
@@ -72,6 +73,25 @@ class Point:
     n_samples: int
 
     @property
+    def series(self) -> tuple[str, str]:
+        """What its sweep shares with the point: the points of a series follow one another."""
+        case = self.case
+        return self.sweep, case.encoding if isinstance(case, EncodingCase) else case.method
+
+    @property
+    def place(self) -> str:
+        """Where the point lies in its sweep."""
+        case = self.case
+        numbers = {
+            "samples": (self.n_samples, "sample"),
+            "batch": (self.n_samples, "row"),
+            "qubits": (case.n_qubits, "qubit"),
+            "layers": (getattr(case, "n_layers", 0), "layer"),
+            "threads": (case.threads, "thread"),
+        }
+        return f"at {plural(*numbers[self.sweep])}, sweep over {self.sweep}"
+
+    @property
     def title(self) -> str:
         """What is measured, in words."""
         case = self.case
@@ -79,8 +99,7 @@ class Point:
             what = f"{case.encoding} encoding, {case.n_qubits} qubits"
         else:
             what = f"{case.method} gradients, {case.n_qubits} qubits, {case.n_layers} layers"
-        plural = "s" if case.threads > 1 else ""
-        return f"{what}, {self.n_samples} samples, {case.threads} thread{plural}"
+        return f"{what}, {self.n_samples} samples, {plural(case.threads, 'thread')}"
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -331,10 +350,14 @@ def _run(arguments: argparse.Namespace) -> int:
     )
     print(report.scaling_header(run))
     progress = Progress(arguments.progress)
+    timed_out: dict[tuple[str, str], dict[str, str]] = {}
     try:
         for number, point in enumerate(points, start=1):
             print(f"\n[{number}/{len(points)}] {point.sweep}: {point.title}\n", flush=True)
             case = {"kind": point.case.kind, **point.case.to_json()}
+            # More threads are no more work; all other sweeps grow from point to point.
+            grows = point.sweep != "threads"
+            hopeless = timed_out.setdefault(point.series, {}) if grows else {}
             legs = journal.legs_of(point.sweep, case, point.n_samples)
             if not legs:
                 # Sweeps cross: what another one has measured in this run is a point of both.
@@ -344,10 +367,15 @@ def _run(arguments: argparse.Namespace) -> int:
                 ]
                 if not legs:
                     names = contenders[point.case.kind]
-                    legs = runner.run_size(point.case, rows.of(point), names, settings, progress)
+                    features = rows.of(point)
+                    legs = runner.run_size(
+                        point.case, features, names, settings, progress, hopeless
+                    )
                 for leg in legs:
                     leg.sweep, leg.case = point.sweep, case
                 journal.add(legs)
+            stopped = ((leg.contender, leg.status, leg.reason) for leg in legs)
+            runner.note_timed_out(hopeless, stopped, point.place)
             print(report.scaling_table(legs), flush=True)
     except KeyboardInterrupt:
         print(f"\n{journal.interrupted()}", file=sys.stderr)

@@ -14,7 +14,6 @@ raw times; fits, document and chart are derived from those alone.
 from __future__ import annotations
 
 import argparse
-import json
 import math
 import sys
 import time
@@ -40,7 +39,9 @@ from benchmark.core.document import (
     Text,
     draw,
     markdown,
+    number,
 )
+from benchmark.core.styles import Style
 
 WORKS = ("value", "adjoint", "parameter-shift", "shots")
 # States of more qubits outgrow a level of the caches, and an amplitude costs more the larger the
@@ -346,8 +347,8 @@ def blocks(lines: Sequence[Mapping[str, Any]], file: str) -> list[Block]:
         Heading(1, "Cost model"),
         Text(
             "What a call of QDP costs against qubits n, layers L, parameters P = 2nL, rows R, "
-            "threads T and\nshots S, for the RY, RZ and CNOT ladder with the sum of Z, double "
-            "precision, from float64 features\nunder amplitude encoding; D is 2^n. Nothing here "
+            "threads T and shots S, for the RY, RZ and CNOT ladder with the sum of Z, double "
+            "precision, from float64 features under amplitude encoding; D is 2^n. Nothing here "
             "is compared with a rival."
         ),
         Code(
@@ -362,30 +363,31 @@ def blocks(lines: Sequence[Mapping[str, Any]], file: str) -> list[Block]:
         Heading(2, "Model"),
         Text(
             "A time is a sum of terms, each a formula times a number of nanoseconds that is not "
-            "negative.\nThe numbers make the squares of relative errors smallest "
-            "(`scipy.optimize.nnls`). An empty cell: the\nkind of call has no such term; 0: the "
+            "negative. The numbers make the squares of relative errors smallest "
+            "(`scipy.optimize.nnls`). An empty cell: the kind of call has no such term; 0: the "
             "fit needs none; a dash: no point has it."
         ),
         Items(
             [
                 "`1` is the call itself, `P` its planning, `R D` what one thread does or the "
-                "memory limits,\n  `/ T` what threads share.",
+                "memory limits, `/ T` what threads share.",
                 "`outside n = k`: times 1 - 2^(k - n), the part of a state of more than k qubits "
-                "that a level of\n  the caches no longer holds. The levels were set by looking at "
+                "that a level of the caches no longer holds. The levels were set by looking at "
                 "all times of one machine.",
                 "Parameter-shift runs 2P circuits, each on from the prefix it shares: P / 2 "
-                "rotations on\n  average, hence P^2.",
+                "rotations on average, hence P^2.",
                 "Shots are parameter-shift with each circuit sampled S times: every outcome's "
-                "count is drawn,\n  and the likely ones, at most S, cost more. Their number hardly "
+                "count is drawn, and the likely ones, at most S, cost more. Their number hardly "
                 "matters beyond that.",
             ]
         ),
         _coefficient_table(fits),
         Heading(2, "Residuals"),
         Text(
-            "Predicted over measured time, less 1. `held out`: a second fit without the largest "
-            "size says that\nsize's times. It shows what the numbers are worth beyond their "
-            "points; the terms themselves were\nchosen with all points in sight."
+            "Predicted over measured time, less 1; without their signs but in the last column. "
+            "There, a second fit without the largest size says that size's times: what the "
+            "numbers are worth beyond their points. The terms themselves were chosen with all "
+            "points in sight."
         ),
         _residual_table(fits),
         residual_chart(lines),
@@ -403,11 +405,11 @@ def blocks(lines: Sequence[Mapping[str, Any]], file: str) -> list[Block]:
                 f"{network.bytes_per_second / 1e9:g} GB/s; nothing hides it.",
                 "Rows shared out: no node needs another's rows; one sum of P numbers ends a call.",
                 "A state shared out: half of the rotations (RY) pair amplitudes, and each of them "
-                "exchanges\n  a node's whole share (adjoint: three times). This is the worst case.",
+                "exchanges a node's whole share (adjoint: three times). This is the worst case.",
                 "Beyond the largest n measured an amplitude costs what the memory's term says. The "
-                "cost still\n  rises at that n: more of a state on a node may be slower.",
+                "cost still rises at that n: more of a state on a node may be slower.",
                 "Parameter-shift and shots were not measured on states outside all caches and have "
-                "no rows at\n  n = 30: 2P circuits that share half their rotations cost about P "
+                "no rows at n = 30: 2P circuits that share half their rotations cost about P "
                 "values.",
                 "Memory counts state vectors of complex128: one for values, three for the adjoint.",
                 "QDP has no exchange of amplitudes between nodes: these rows say what one would "
@@ -418,7 +420,7 @@ def blocks(lines: Sequence[Mapping[str, Any]], file: str) -> list[Block]:
         Table(
             ["call", "nodes", "seconds (extrapolated)"],
             [
-                [line["work"], str(line["nodes"]), f"{line['seconds']:.3g}"]
+                [line["work"], str(line["nodes"]), number(line["seconds"])]
                 for line in paper
                 if line["over"] == "rows"
             ],
@@ -428,17 +430,17 @@ def blocks(lines: Sequence[Mapping[str, Any]], file: str) -> list[Block]:
             [
                 "call",
                 "nodes",
-                "calculation s (extrapolated)",
-                "exchange s (assumed)",
+                "calculation (s, extrapolated)",
+                "exchange (s, assumed)",
                 "GiB a node",
             ],
             [
                 [
                     line["work"],
                     str(line["nodes"]),
-                    f"{line['calculation_seconds']:.3g}",
-                    f"{line['exchange_seconds']:.3g}",
-                    f"{line['bytes_per_node'] / 2**30:.3g}",
+                    number(line["calculation_seconds"]),
+                    number(line["exchange_seconds"]),
+                    number(line["bytes_per_node"] / 2**30),
                 ]
                 for line in paper
                 if line["over"] == "state"
@@ -453,7 +455,7 @@ def _nanoseconds(name: str, line: Mapping[str, Any]) -> str:
     level = name.partition(" outside n = ")[2]
     if level and int(level) >= line["largest"]:
         return "-"
-    return f"{1e9 * line['coefficients'][name]:.3g}"
+    return number(1e9 * line["coefficients"][name])
 
 
 def _coefficient_table(fits: Sequence[Mapping[str, Any]]) -> Table:
@@ -484,7 +486,17 @@ def _residual_table(fits: Sequence[Mapping[str, Any]]) -> Table:
                 ", ".join(f"{one:+.0%}" for one in line["held_out"]),
             ]
         )
-    return Table(["call", "points", "median size", "largest size", "held out n", "held out"], rows)
+    return Table(
+        [
+            "call",
+            "points",
+            "median residual",
+            "largest residual",
+            "size left out (n)",
+            "residuals there",
+        ],
+        rows,
+    )
 
 
 def residual_chart(lines: Sequence[Mapping[str, Any]]) -> Chart:
@@ -497,12 +509,14 @@ def residual_chart(lines: Sequence[Mapping[str, Any]]) -> Chart:
             for one, residual in zip(points, model.residuals, strict=True)
         )
         series.append(Series(model.work, [x for x, _ in pairs], [y for _, y in pairs], line=False))
+    sizes = sorted({x for one in series for x in one.x})
+    even = Series("as measured", [sizes[0], sizes[-1]], [1.0, 1.0], style=Style("#555555", ""))
     return Chart(
         "cost_model_residuals",
-        "Cost model: predicted over measured time",
-        "qubits",
+        "Cost model: predicted over measured time, a point a measurement",
+        "Number of qubits",
         "predicted / measured",
-        series,
+        [*series, even],
         log_y=False,
     )
 
@@ -538,14 +552,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     if arguments.records is None:
         lines = run(arguments)
-        stem = records.output_stem(arguments.output_dir, datetime.now(), "cost_model")
-        path = stem.with_suffix(".jsonl")
-        content = "".join(json.dumps(line, allow_nan=False) + "\n" for line in lines)
-        records.atomic_write(path, content.encode())
-        print(f"Saved: {path}")
+        path = records.save_study(arguments.output_dir, datetime.now(), "cost_model", lines)
     else:
         path = arguments.records
-        lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        lines = records.read_lines(path)
         if not lines or lines[0].get("benchmark") != "cost_model":
             print(f"error: {path.name}: expected records of the cost model", file=sys.stderr)
             return 2

@@ -13,7 +13,6 @@ kernel.
 from __future__ import annotations
 
 import argparse
-import json
 import multiprocessing
 import sys
 import tempfile
@@ -539,11 +538,7 @@ def main(arguments: list[str] | None = None) -> int:
         if options.stream_gib:
             lines.append(measure_large(options.stream_gib, Path(folder)))
             print(words(lines[-1]), flush=True)
-    path = records.output_stem(options.output_dir, started, "encoding_rates")
-    path = path.with_suffix(".jsonl")
-    content = "".join(json.dumps(line) + "\n" for line in lines)
-    records.atomic_write(path, content.encode())
-    print(f"Saved: {path}")
+    records.save_study(options.output_dir, started, "encoding_rates", lines)
     return 0
 
 

@@ -14,7 +14,6 @@ JSON line a measurement, with raw times; ``record`` says which kind: machine, ca
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import time
 from collections.abc import Callable
@@ -196,11 +195,7 @@ def main(arguments: list[str] | None = None) -> int:
                     f"{one['bytes_per_s'] / 1e9:8.1f} GB/s",
                     flush=True,
                 )
-    path = records.output_stem(options.output_dir, datetime.now(), "engine_rates")
-    path = path.with_suffix(".jsonl")
-    content = "".join(json.dumps(line) + "\n" for line in lines)
-    records.atomic_write(path, content.encode())
-    print(f"Saved: {path}")
+    records.save_study(options.output_dir, datetime.now(), "engine_rates", lines)
     return 0
 
 

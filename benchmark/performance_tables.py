@@ -10,16 +10,18 @@ Everything between the markers is replaced; the text around it is written by han
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from benchmark.core import records, report, statistics
-from benchmark.core.records import Leg
-from benchmark.core.report import GOALS, Goal
+from benchmark.core import records, statistics
+from benchmark.core.contenders import OWN
+from benchmark.core.document import Table, markdown, replaced
+from benchmark.core.goals import GOALS, Goal, best_triad, data_plane, time_over
+from benchmark.core.ratios import fastest_rival, find, ratio_words, speedup
+from benchmark.core.records import Leg, read_lines
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 RESULTS = REPOSITORY / "benchmark" / "results"
@@ -29,9 +31,8 @@ END = "<!-- {name}: end -->"
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
-    """Return a Markdown table."""
-    lines = [head, ["---"] * len(head), *rows]
-    return ["| " + " | ".join(line) + " |" for line in lines]
+    """Return the lines of a Markdown table."""
+    return markdown([Table(head, list(rows))]).splitlines()
 
 
 def per_row(leg: Leg) -> str:
@@ -59,17 +60,17 @@ def comparison(path: Path, run: Mapping[str, Any], legs: Sequence[Leg]) -> list[
     rows = []
     for n_samples in sorted({leg.n_samples for leg in legs}):
         of_size = [leg for leg in legs if leg.n_samples == n_samples]
-        fused, own = report.find(of_size, "qdp-fused"), report.find(of_size, "qdp")
+        fused, own = find(of_size, "qdp-fused"), find(of_size, "qdp")
         timed = sorted((leg for leg in of_size if leg.ok), key=lambda leg: leg.total.median)
         for leg in timed:
-            is_own = leg.contender in report.OWN
+            is_own = leg.contender in OWN
             rows.append(
                 [
                     str(n_samples),
                     leg.contender,
                     per_row(leg),
-                    report.ratio_words(leg, fused) if fused and not is_own else "",
-                    report.ratio_words(leg, own) if own and not is_own else "",
+                    ratio_words(leg, fused) if fused and not is_own else "",
+                    ratio_words(leg, own) if own and not is_own else "",
                 ]
             )
         for leg in of_size:
@@ -152,17 +153,6 @@ def rates(path: Path, lines: Sequence[Mapping[str, Any]]) -> list[str]:
     ]
 
 
-def time_over(line: Mapping[str, Any], other: Mapping[str, Any]) -> str:
-    """Return how many times the other's time a row takes, with its interval."""
-    numerator, denominator = (
-        [seconds / one["rows"] for seconds in one["seconds"]] for one in (line, other)
-    )
-    found = statistics.ratio(numerator, denominator)
-    interval = f"{report.times(found.low)} to {report.times(found.high)}"
-    value = report.times(found.value) if found.significant else "not significant"
-    return f"{value} ({interval})"
-
-
 def us_per_row(line: Mapping[str, Any]) -> str:
     """Return the microseconds a row takes, with the interval of the median."""
     low, high = line["us_per_row_interval"]
@@ -187,7 +177,7 @@ def encoding_rates(path: Path, lines: Sequence[Mapping[str, Any]]) -> list[str]:
         return time_over(line, own)
 
     run = lines[0]
-    triad = max(rate for one in of_kind("machine") for rate in one["triad_bytes_per_s"].values())
+    triad = best_triad(lines)
     encoders = [
         [
             line["encoding"],
@@ -304,20 +294,20 @@ def goal_rows(goal: Goal, results: Path) -> list[list[str]]:
     rule = goal.method if goal.method == "parameter-shift" else None
 
     def line(rival: Leg, of_size: Sequence[Leg], wanted: float | None) -> list[str]:
-        own = [report.find(of_size, name) for name in ("qdp-fused", "qdp")]
-        ratios = [report.ratio_words(rival, leg) if leg else "" for leg in own]
-        best = max(report.speedup(rival, leg).value for leg in own if leg)
+        own = [find(of_size, name) for name in ("qdp-fused", "qdp")]
+        ratios = [ratio_words(rival, leg) if leg else "" for leg in own]
+        best = max(speedup(rival, leg).value for leg in own if leg)
         verdict = "" if wanted is None else "reached" if best >= wanted else "missed"
         sizes = f"{what}, {rival.n_samples} rows"
         return [sizes, rival.contender, f"{wanted:g}" if wanted else "", *ratios, verdict]
 
     lines = []
-    n_samples = max(leg.n_samples for leg in found if report.find([leg], goal.rival))
+    n_samples = max(leg.n_samples for leg in found if find([leg], goal.rival))
     of_size = [leg for leg in found if leg.n_samples == n_samples]
-    rival = report.find(of_size, goal.rival)
+    rival = find(of_size, goal.rival)
     assert rival is not None
     lines.append(line(rival, of_size, goal.times))
-    fastest = report.fastest_rival(of_size, rule)
+    fastest = fastest_rival(of_size, rule)
     named = {
         other.rival
         for other in GOALS
@@ -340,57 +330,10 @@ def goals(results: Path = RESULTS) -> str:
 def data_plane_goals(results: Path = RESULTS) -> str:
     """Return the table of the data plane's goals, from the newest benchmark.encoding_rates."""
     path = sorted(results.glob("encoding_rates_*.jsonl"))[-1]
-    lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-
-    def best_rival(own: Mapping[str, Any], *same: str) -> Mapping[str, Any]:
-        rivals = [
-            line
-            for line in lines
-            if line["record"] == own["record"]
-            and not line["contender"].startswith("qdp")
-            and all(line[name] == own[name] for name in same)
-        ]
-        return min(rivals, key=lambda line: line["us_per_row"])
-
-    def verdict(reached: bool) -> str:
-        return "reached" if reached else "missed"
-
-    triad = max(
-        rate
-        for line in lines
-        if line["record"] == "machine"
-        for rate in line["triad_bytes_per_s"].values()
-    )
-    rows = []
-    for line in lines:
-        if line["record"] == "encoding" and line["contender"] == "qdp" and line["n_qubits"] >= 12:
-            what = f"{line['encoding']}, n = {line['n_qubits']}"
-            if line["encoding"] == "amplitude":
-                share = line["bytes_per_s"] / triad
-                goal = "80 % of the best triad"
-                rows.append([what, goal, f"{share:.0%}", verdict(share >= 0.8)])
-                continue
-            times = {"angle": 10, "iqp-embedding": 25}[line["encoding"]]
-            rival = best_rival(line, "encoding", "n_qubits")
-            reached = rival["us_per_row"] / line["us_per_row"] >= times
-            goal = f"{times} times the best rival ({rival['contender']})"
-            rows.append([what, goal, time_over(rival, line), verdict(reached)])
-        if line["record"] == "stream" and "fraction_of_ideal" in line:
-            share = line["fraction_of_ideal"]
-            what = f"{line['format']} to states, n = {line['n_qubits']}"
-            goal = "80 % of reading and then encoding"
-            rows.append([what, goal, f"{share:.0%}", verdict(share >= 0.8)])
-        if line["record"] == "kernel" and line["contender"] == "qdp":
-            rival = best_rival(line, "dtype")
-            share = line["us_per_row"] / rival["us_per_row"]
-            what = f"fidelity kernel, {line['dtype']}, {line['rows']} states"
-            goal = f"at most 0.6 of the time of the fastest ({rival['contender']})"
-            rows.append([what, goal, f"{share:.2f}", verdict(share <= 0.6)])
-        if line["record"] == "large-stream":
-            mib = line["peak_anonymous_bytes"] / 2**20
-            what = f"{line['file_bytes'] / 2**30:.0f} GiB streamed, n = {line['n_qubits']}"
-            goal = "at most 1 GiB of anonymous memory"
-            rows.append([what, goal, f"{mib:.0f} MiB", verdict(mib <= 1024)])
+    rows = [
+        [one.what, one.goal, one.measured, "reached" if one.reached else "missed"]
+        for one in data_plane(read_lines(path))
+    ]
     return "\n".join([*table(["what", "goal", "measured", ""], rows), ""])
 
 
@@ -400,18 +343,15 @@ def sections(results: Path = RESULTS) -> str:
     for path, run, legs in comparisons(results):
         text += comparison(path, run, legs)
     for path in sorted(results.glob("engine_rates_*.jsonl")):
-        text += rates(path, [json.loads(line) for line in path.read_text().splitlines()])
+        text += rates(path, read_lines(path))
     for path in sorted(results.glob("encoding_rates_*.jsonl")):
-        text += encoding_rates(path, [json.loads(line) for line in path.read_text().splitlines()])
+        text += encoding_rates(path, read_lines(path))
     return "\n".join(text)
 
 
-def replaced(document: str, name: str, text: str) -> str:
+def written(document: str, name: str, text: str) -> str:
     """Return the document with what stands between the two markers of that name replaced."""
-    begin, end = BEGIN.format(name=name), END.format(name=name)
-    before, rest = document.split(begin)
-    _, after = rest.split(end)
-    return f"{before}{begin}\n\n{text}\n{end}{after}"
+    return replaced(document, BEGIN.format(name=name), END.format(name=name), text.rstrip())
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -420,9 +360,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--check", action="store_true", help="write nothing, compare")
     options = parser.parse_args(arguments)
     document = DOCUMENT.read_text(encoding="utf-8")
-    wanted = replaced(document, "goals", goals())
-    wanted = replaced(wanted, "data plane goals", data_plane_goals())
-    wanted = replaced(wanted, "tables", sections())
+    wanted = written(document, "goals", goals())
+    wanted = written(wanted, "data plane goals", data_plane_goals())
+    wanted = written(wanted, "tables", sections())
     if options.check:
         return int(wanted != document)
     records.atomic_write(DOCUMENT, wanted.encode())

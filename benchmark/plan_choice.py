@@ -12,7 +12,6 @@ time of the chosen option over the best one's.
 from __future__ import annotations
 
 import argparse
-import json
 import math
 import sys
 import tempfile
@@ -166,11 +165,7 @@ def main(arguments: list[str] | None = None) -> int:
             f"{what:42s} {one['decision']:>7s} {one['best']:>7s} {one['ratio']:6.2f}  {times}",
             flush=True,
         )
-    path = records.output_stem(options.output_dir, datetime.now(), "plan_choice")
-    path = path.with_suffix(".jsonl")
-    content = "".join(json.dumps(line) + "\n" for line in lines)
-    records.atomic_write(path, content.encode())
-    print(f"Saved: {path}")
+    records.save_study(options.output_dir, datetime.now(), "plan_choice", lines)
     return 0
 
 

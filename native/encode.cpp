@@ -11,6 +11,7 @@
 #include <memory>
 #include <vector>
 
+#include "encode.hpp"
 #include "engine.hpp"
 #include "isa.hpp"
 #include "pool.hpp"
@@ -181,40 +182,101 @@ int64_t encode_amplitude(const void* features, Element element, int64_t rows, in
 }
 
 template <class T>
-void encode_product(const double* factors, int64_t rows, int n_qubits, T* states) {
-  const int n_low = std::min(n_qubits, 8), n_high = n_qubits - n_low;
-  const int64_t low = int64_t(1) << n_low, high = int64_t(1) << n_high;
+ProductEncoder<T>::ProductEncoder(int n_qubits)
+    : n_low_(std::min(n_qubits, 8)), n_high_(n_qubits - n_low_), low_(size_t(1) << n_low_),
+      high_(size_t(1) << n_high_), plain_(2 * low_.size()), turned_(2 * low_.size()) {}
+
+template <class T>
+void ProductEncoder<T>::write(const double* factors, bool stream, T* out) {
   const auto combine = isa().kernels<T>().tables[0].combine;
-  struct Tables {
-    std::vector<Complex> low, high;
-    std::vector<T> plain, turned;  // the low table, and i times it
-  };
-  const int threads = threads_for_states<T>(rows, low * high);
-  std::vector<Tables> of_worker(threads);
-  for_rows(threads, rows, low * high, states, [&](int64_t row, int worker, T* out, bool stream) {
-    Tables& t = of_worker[worker];
-    if (t.low.empty()) {
-      t.low.resize(low);
-      t.high.resize(high);
-      t.plain.resize(2 * low);
-      t.turned.resize(2 * low);
+  const Complex* own = reinterpret_cast<const Complex*>(factors);
+  product_table(own + 2 * n_high_, n_low_, low_.data());
+  product_table(own, n_high_, high_.data());
+  const int64_t low = int64_t(low_.size()), high = int64_t(high_.size());
+  for (int64_t i = 0; i < low; ++i) {
+    plain_[2 * i] = turned_[2 * i + 1] = T(low_[i].real());
+    plain_[2 * i + 1] = T(low_[i].imag());
+    turned_[2 * i] = -plain_[2 * i + 1];
+  }
+  for (int64_t h = 0; h < high; ++h) {
+    const T re = T(high_[h].real()), im = T(high_[h].imag());
+    write_segments(2 * low, stream, out + h * 2 * low,
+                   [&](int64_t begin, int64_t count, T* target) {
+                     combine(plain_.data() + begin, turned_.data() + begin, re, im, count, target);
+                   });
+  }
+}
+
+template <class T>
+void encode_product(const double* factors, int64_t rows, int n_qubits, T* states) {
+  const int64_t size = int64_t(1) << n_qubits;
+  const int threads = threads_for_states<T>(rows, size);
+  std::vector<std::unique_ptr<ProductEncoder<T>>> of_worker(threads);
+  for_rows(threads, rows, size, states, [&](int64_t row, int worker, T* out, bool stream) {
+    if (!of_worker[worker]) of_worker[worker] = std::make_unique<ProductEncoder<T>>(n_qubits);
+    of_worker[worker]->write(factors + row * 4 * n_qubits, stream, out);
+  });
+}
+
+template <class T>
+PhaseEncoder<T>::PhaseEncoder(int n_qubits, int repeats, bool closes)
+    : n_qubits_(n_qubits), repeats_(repeats), closes_(closes),
+      memory_(size_t(repeats > 1 ? 6 : 3) << n_qubits), turns_(2 * n_phases(n_qubits)) {}
+
+template <class T>
+void PhaseEncoder<T>::write(const double* coefficients, bool stream, T* out) {
+  const int64_t size = int64_t(1) << n_qubits_;
+  const KernelTable<T>& kernels = isa().kernels<T>().tables[0];
+  // Every Hadamard on all qubits brings a factor 2^(-n/2); the table D takes one in each round.
+  const double scale = std::exp2(-0.5 * n_qubits_);
+  double *d_re = memory_.data(), *d_im = d_re + size;
+  double *p_re = d_im + size, *p_im = p_re + size / 2;
+  const int64_t n_angles = n_phases(n_qubits_);
+  double *c = turns_.data(), *s = c + n_angles;
+  double largest = 0;
+  for (int64_t k = 0; k < n_angles; ++k) largest = std::max(largest, std::abs(coefficients[k]));
+  if (largest < kSincosLimit) {
+    isa().kernels<double>().tables[0].sincos(coefficients, n_angles, 1.0, c, s);
+  } else {
+    for (int64_t k = 0; k < n_angles; ++k) {
+      c[k] = std::cos(coefficients[k]);
+      s[k] = std::sin(coefficients[k]);
     }
-    const Complex* own = reinterpret_cast<const Complex*>(factors) + row * 2 * n_qubits;
-    product_table(own + 2 * n_high, n_low, t.low.data());
-    product_table(own, n_high, t.high.data());
-    for (int64_t i = 0; i < low; ++i) {
-      t.plain[2 * i] = t.turned[2 * i + 1] = T(t.low[i].real());
-      t.plain[2 * i + 1] = T(t.low[i].imag());
-      t.turned[2 * i] = -t.plain[2 * i + 1];
-    }
-    for (int64_t h = 0; h < high; ++h) {
-      const T re = T(t.high[h].real()), im = T(t.high[h].imag());
-      write_segments(2 * low, stream, out + h * 2 * low,
-                     [&](int64_t begin, int64_t count, T* target) {
-                       combine(t.plain.data() + begin, t.turned.data() + begin, re, im, count,
-                               target);
-                     });
-    }
+  }
+  d_re[0] = scale * c[0];
+  d_im[0] = scale * s[0];
+  // D doubles with each qubit: where its bit is set, D gains the product P of the phases that this
+  // bit has by itself and with the bits below it.
+  int64_t m = 1;
+  for (int q = n_qubits_ - 1; q >= 0; --q, m *= 2) {
+    const int64_t pairs = n_qubits_ + first_pair(q, n_qubits_) - q;  // [later qubit]
+    p_re[0] = c[1 + q];
+    p_im[0] = s[1 + q];
+    int64_t k = 1;
+    for (int later = n_qubits_ - 1; later > q; --later, k *= 2)
+      kernels.multiply_tables(p_re, p_im, c + pairs + later, s + pairs + later, 0, k, p_re + k,
+                              p_im + k);
+    kernels.multiply_tables(d_re, d_im, p_re, p_im, 1, m, d_re + m, d_im + m);
+  }
+  double *re = d_re, *im = d_im;
+  for (int round = 1; round < repeats_; ++round) {
+    // P is no longer needed: its place and more hold the state beside D.
+    double *next_re = p_re, *next_im = p_re + size;
+    double *other_re = next_im + size, *other_im = other_re + size;
+    std::copy(re, re + size, other_re);
+    std::copy(im, im + size, other_im);
+    kernels.walsh(other_re, n_qubits_);
+    kernels.walsh(other_im, n_qubits_);
+    kernels.multiply_tables(other_re, other_im, d_re, d_im, 1, size, next_re, next_im);
+    re = next_re;
+    im = next_im;
+  }
+  if (closes_) {
+    kernels.walsh(re, n_qubits_);
+    kernels.walsh(im, n_qubits_);
+  }
+  write_segments(2 * size, stream, out, [&](int64_t begin, int64_t count, T* target) {
+    kernels.interleave(re + begin / 2, im + begin / 2, closes_ ? scale : 1.0, count / 2, target);
   });
 }
 
@@ -222,55 +284,12 @@ template <class T>
 void encode_phases(const double* coefficients, int64_t rows, int n_qubits, int repeats, bool closes,
                    T* states) {
   const int64_t size = int64_t(1) << n_qubits;
-  const int64_t n_coefficients = 1 + n_qubits + int64_t(n_qubits) * (n_qubits - 1) / 2;
-  const KernelTable<T>& kernels = isa().kernels<T>().tables[0];
-  // Every Hadamard on all qubits brings a factor 2^(-n/2); the table D takes one in each round.
-  const double scale = std::exp2(-0.5 * n_qubits);
   const int threads = threads_for_states<T>(2 * rows, size);  // sines and cosines as well
-  std::vector<std::vector<double>> of_worker(threads);
+  std::vector<std::unique_ptr<PhaseEncoder<T>>> of_worker(threads);
   for_rows(threads, rows, size, states, [&](int64_t row, int worker, T* out, bool stream) {
-    std::vector<double>& memory = of_worker[worker];
-    if (memory.empty()) memory.resize((repeats > 1 ? 6 : 3) * size);
-    double *d_re = memory.data(), *d_im = d_re + size;
-    double *p_re = d_im + size, *p_im = p_re + size / 2;
-    const double* own = coefficients + row * n_coefficients;
-    const double *linear = own + 1, *pairs = linear + n_qubits;
-    d_re[0] = scale * std::cos(own[0]);
-    d_im[0] = scale * std::sin(own[0]);
-    // D doubles with each qubit: where its bit is set, D gains the product P of the phases that this
-    // bit has by itself and with the bits below it.
-    int64_t m = 1;
-    for (int q = n_qubits - 1; q >= 0; --q, m *= 2) {
-      const double* pair = pairs + int64_t(q) * (2 * n_qubits - q - 1) / 2 - q - 1;  // [later qubit]
-      p_re[0] = std::cos(linear[q]);
-      p_im[0] = std::sin(linear[q]);
-      int64_t k = 1;
-      for (int later = n_qubits - 1; later > q; --later, k *= 2) {
-        const double c = std::cos(pair[later]), s = std::sin(pair[later]);
-        kernels.multiply_tables(p_re, p_im, &c, &s, 0, k, p_re + k, p_im + k);
-      }
-      kernels.multiply_tables(d_re, d_im, p_re, p_im, 1, m, d_re + m, d_im + m);
-    }
-    double *re = d_re, *im = d_im;
-    for (int round = 1; round < repeats; ++round) {
-      // P is no longer needed: its place and more hold the state beside D.
-      double *next_re = p_re, *next_im = p_re + size;
-      double *other_re = next_im + size, *other_im = other_re + size;
-      std::copy(re, re + size, other_re);
-      std::copy(im, im + size, other_im);
-      kernels.walsh(other_re, n_qubits);
-      kernels.walsh(other_im, n_qubits);
-      kernels.multiply_tables(other_re, other_im, d_re, d_im, 1, size, next_re, next_im);
-      re = next_re;
-      im = next_im;
-    }
-    if (closes) {
-      kernels.walsh(re, n_qubits);
-      kernels.walsh(im, n_qubits);
-    }
-    write_segments(2 * size, stream, out, [&](int64_t begin, int64_t count, T* target) {
-      kernels.interleave(re + begin / 2, im + begin / 2, closes ? scale : 1.0, count / 2, target);
-    });
+    std::unique_ptr<PhaseEncoder<T>>& own = of_worker[worker];
+    if (!own) own = std::make_unique<PhaseEncoder<T>>(n_qubits, repeats, closes);
+    own->write(coefficients + row * n_phases(n_qubits), stream, out);
   });
 }
 
@@ -285,6 +304,8 @@ void encode_basis(const int64_t* indices, int64_t rows, int n_qubits, T* states)
 }
 
 #define QDP_INSTANTIATE(T)                                                                        \
+  template class ProductEncoder<T>;                                                               \
+  template class PhaseEncoder<T>;                                                                 \
   template int64_t encode_amplitude(const void*, Element, int64_t, int64_t, int, bool, double, T*); \
   template void encode_product(const double*, int64_t, int, T*);                                  \
   template void encode_phases(const double*, int64_t, int, int, bool, T*);                        \

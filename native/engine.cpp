@@ -11,8 +11,10 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <memory>
 #include <stdexcept>
 
+#include "encode.hpp"
 #include "isa.hpp"
 #include "memory.hpp"
 #include "pool.hpp"
@@ -44,7 +46,6 @@ constexpr size_t kTileBytes = size_t(512) << 10;        // of one state before l
 constexpr size_t kShiftTableBytes = size_t(128) << 20;
 constexpr size_t kCheckpointBytes = size_t(48) << 20;   // a thread; beyond, states are recomputed
 constexpr double kFoldBelow = 1.0 / (1 << 20);
-constexpr double kSincosLimit = 1e4;  // beyond, the vector routine's range reduction loses digits
 
 // Everything that depends on the angles but not on the states.
 template <class T>
@@ -148,6 +149,10 @@ class Runner {
     Aligned<double> sums;             // [P + F] lines, and the same as numbers of the states' kind:
     Aligned<T> slot_lines;
     std::vector<double> factor, term_factor;
+    Aligned<double> prepared_angles;  // of encodings that are worked out as rows are loaded
+    Aligned<T> prepared, prepared_row, products, table;
+    std::unique_ptr<ProductEncoder<T>> product_encoder;
+    std::unique_ptr<PhaseEncoder<T>> phase_encoder;
     double inverse_norm2[kMaxLanes];
     double inverse_norm[kMaxLanes];
     int used = 0;  // buffers in use
@@ -999,25 +1004,29 @@ class Runner {
     }
   }
 
-  // Undoes step i in place on a complex state. The sweep `done` is left out.
-  void backward_step(Unit& unit, int i, T* state, const void* done = nullptr) {
+  // Undoes step i in place on a complex state, or on its real plane alone where rotations keep that
+  // apart. The sweep `done` is left out.
+  void backward_step(Unit& unit, int i, T* state, const void* done = nullptr,
+                     bool real_only = false) {
     const ScheduledStep& step = schedule_->steps[i];
     const Coefficients<T>& coefficients = *unit.coefficients;
     if (step.kind == StepKind::rotations) {
+      const int n_sets = real_only ? 1 : 2;
       int number = first_sweep(i);
       for (const SweepPlan& plan : step.sweeps) {
         if (&plan != done)
-          apply_sweep(shared_call(unit, plan, number), state, state, true, 0, 2);
+          apply_sweep(shared_call(unit, plan, number), state, state, true, 0, n_sets);
         ++number;
       }
       for (const SweepPlan& plan : step.row_sweeps) {
         Aligned<T> lines;
-        if (&plan != done) apply_sweep(row_call(unit, plan, lines), state, state, true, 0, 2);
+        if (&plan != done)
+          apply_sweep(row_call(unit, plan, lines), state, state, true, 0, n_sets);
       }
       for (size_t k = 0; k < step.lane_sweeps.size(); ++k)
         if (&step.lane_sweeps[k] != done)
           apply_lanes(lane_call(unit, i, int(k)), state, state, true, false);
-      if (coefficients.fold[i] != 1) multiply(state, state, T(coefficients.fold[i]), false);
+      if (coefficients.fold[i] != 1) multiply(state, state, T(coefficients.fold[i]), real_only);
     } else if (step.kind == StepKind::diagonal) {
       if (!step.table_words.empty())
         diagonal(state, state, coefficients.tables[i].get(), true, false);
@@ -1084,6 +1093,8 @@ class Runner {
     const bool complex_ = is_complex(request_.element);
     for (int lane = 0; lane < kMaxLanes; ++lane) unit.inverse_norm[lane] = unit.inverse_norm2[lane] = 1;
     const int n_lane_rows = layout_.lane_bits ? 1 : lanes_;
+    if (request_.factors) return layout_.lane_bits ? encode_row(unit, state) : make_product(unit, state);
+    if (request_.phases) return layout_.lane_bits ? encode_row(unit, state) : make_phases(unit, state);
     if (!request_.states) {
       std::memset(state, 0, state_size_ / 2 * sizeof(T));
       for (int lane = 0; lane < n_lane_rows; ++lane) {
@@ -1104,7 +1115,9 @@ class Runner {
     for (int attempt = 0; attempt < 2; ++attempt) {
       std::fill(squares, squares + 2 * kMaxLanes, 0.0);
       if (layout_.lane_bits) {
-        load_row(unit, state, complex_, factors[0], squares);
+        std::vector<T> scratch(n);
+        load_row(row_numbers(unit.row, scratch.data(), factors[0]), request_.columns, complex_, state,
+                 squares);
       } else {
         const T* rows[kMaxLanes];
         for (int lane = 0; lane < lanes_; ++lane) {
@@ -1145,15 +1158,84 @@ class Runner {
     return real;
   }
 
-  void load_row(Unit& unit, T* state, bool complex_, double factor, double* squares) const {
-    const int64_t n = request_.columns * (complex_ ? 2 : 1);
-    std::vector<T> scratch;
-    const bool convert = request_.element != own_element(complex_) || factor != 1;
-    if (convert) scratch.resize(n);
-    const T* row = row_numbers(unit.row, scratch.data(), factor);
+  // A row's product of single-qubit states, a line an amplitude; returns whether it is real.
+  bool make_product(Unit& unit, T* state) const {
+    unit.prepared.resize(size_t(4 * n_) * lanes_);
+    ProductCall<T> call{};
+    call.real = true;
+    for (int bit = 0; bit < n_; ++bit) {
+      for (int lane = 0; lane < lanes_; ++lane) {
+        const int64_t row = unit.row + std::min(lane, unit.n_rows - 1);
+        const double* factor = request_.factors + 4 * (row * n_ + n_ - 1 - bit);
+        for (int k = 0; k < 4; ++k) unit.prepared[size_t(4 * bit + k) * lanes_ + lane] = T(factor[k]);
+        call.real = call.real && factor[1] == 0 && factor[3] == 0;
+      }
+    }
+    call.factors = unit.prepared.get();
+    call.n_bits = n_;
+    call.line = real_line_map_.data();
+    call.target = state;
+    call.plane = uint32_t(n_lines_);
+    kernels_->product(call);
+    return call.real;
+  }
+
+  bool make_phases(Unit& unit, T* state) const {
+    const int64_t n_angles = n_phases(n_), size = n_angles * lanes_;
+    unit.prepared_angles.resize(size_t(size));
+    unit.prepared.resize(size_t(2 * size));
+    unit.products.resize(size_t(n_lines_) * lanes_);
+    if (request_.repeats > 1) unit.table.resize(state_size_);
+    double largest = 0;
+    for (int lane = 0; lane < lanes_; ++lane) {
+      const int64_t row = unit.row + std::min(lane, unit.n_rows - 1);
+      for (int64_t k = 0; k < n_angles; ++k) {
+        const double angle = request_.phases[row * n_angles + k];
+        largest = std::max(largest, std::abs(angle));
+        unit.prepared_angles[k * lanes_ + lane] = angle;
+      }
+    }
+    sincos(unit.prepared_angles.get(), size, largest, 1.0, unit.prepared.get(),
+           unit.prepared.get() + size);
+    PhaseCall<T> call{};
+    call.cosines = unit.prepared.get();
+    call.sines = unit.prepared.get() + size;
+    call.n_bits = n_;
+    call.repeats = request_.repeats;
+    call.closes = request_.closes;
+    call.scale = T(std::exp2(-0.5 * n_));
+    call.line = real_line_map_.data();
+    call.target = state;
+    call.plane = uint32_t(n_lines_);
+    call.products = unit.products.get();
+    call.table = unit.table.get();
+    kernels_->phases(call);
+    return false;
+  }
+
+  // Either of them in the sample layout, by the encoders of whole rows.
+  bool encode_row(Unit& unit, T* state) const {
+    unit.prepared_row.resize(size_t(2 * amplitudes()));
+    T* row = unit.prepared_row.get();
+    if (request_.factors) {
+      if (!unit.product_encoder) unit.product_encoder = std::make_unique<ProductEncoder<T>>(n_);
+      unit.product_encoder->write(request_.factors + unit.row * 4 * n_, false, row);
+    } else {
+      if (!unit.phase_encoder)
+        unit.phase_encoder =
+            std::make_unique<PhaseEncoder<T>>(n_, request_.repeats, request_.closes);
+      unit.phase_encoder->write(request_.phases + unit.row * n_phases(n_), false, row);
+    }
+    double squares[2 * kMaxLanes];
+    load_row(row, amplitudes(), true, state, squares);
+    return squares[lanes_] == 0;
+  }
+
+  // Numbers of one row to lines of neighbouring amplitudes, and the sums of their squares.
+  void load_row(const T* row, int64_t columns, bool complex_, T* state, double* squares) const {
     double sums[16] = {}, imaginary[16] = {};
     T* im = state + amplitudes();
-    const int64_t whole = request_.columns & ~int64_t(lanes_ - 1);
+    const int64_t whole = columns & ~int64_t(lanes_ - 1);
     for (int64_t b = 0; b < whole; b += lanes_) {
       T* re_line = state + place(b);
       T* im_line = im + place(b);
@@ -1166,7 +1248,7 @@ class Runner {
         imaginary[k] += double(y) * double(y);
       }
     }
-    for (int64_t b = whole; b < request_.columns; ++b) {
+    for (int64_t b = whole; b < columns; ++b) {
       const T x = complex_ ? row[2 * b] : row[b], y = complex_ ? row[2 * b + 1] : T(0);
       state[place(b)] = x;
       if (complex_) im[place(b)] = y;
@@ -1452,6 +1534,7 @@ class Runner {
     }
     const int stop = request_.state_gradient ? 0 : earliest_;
     double c = final_scale, a = final_scale;
+    bool real_only = false;  // psi is real from here back, and lambda's real plane all that counts
     for (int i = n_steps_ - 1; i >= stop; --i) {
       const ScheduledStep& step = schedule_->steps[i];
       const bool differentiate_here =
@@ -1471,12 +1554,16 @@ class Runner {
           DiagonalGradientCall<T> call = tree_call(at, real, lambda);
           double sums[kMaxLanes] = {};
           const bool ends = t == 0 && i == n_steps_ - 1 && ends_fused_;
-          if (fused && t == 0) call.table = coefficients.tables[i].get();
+          if (fused && t == 0) {
+            call.table = coefficients.tables[i].get();
+            real_only = real && step.trees.size() == 1 && !layout_.lane_bits &&
+                        !request_.state_gradient;
+            call.real_only = real_only;
+          }
           if (ends) {
             call.observable = group_tables_[diagonal_group(first)].get();
             call.shift = coefficients.frame_x >> layout_.lane_bits;
             call.lane_shift = coefficients.frame_x & lane_mask_;
-            call.factor = 1;
             call.weight = k < 0 ? weight : nullptr;
           }
           tree_gradient(unit, step.trees[t], call, ends ? sums : nullptr);
@@ -1494,7 +1581,7 @@ class Runner {
           const bool real = !unapply_psi_ && unit.real[i + 1];
           done = gradients_of(unit, i, at, lambda, real, go_on);
         }
-        if (go_on) backward_step(unit, i, lambda, done);
+        if (go_on) backward_step(unit, i, lambda, done, real_only);
         c *= step_factor;
         if (unapply_psi_) {
           if (go_on) backward_step(unit, i, psi);

@@ -37,6 +37,12 @@ struct Request {
   // rows whose norm is further from 1.
   double norm_tolerance = 0;
   const int64_t* indices = nullptr;  // [N] basis states to start in
+  // Or states that are made as rows are loaded: products of single-qubit states, [N][n][2] complex,
+  // or phases, [N][1 + n + n(n-1)/2], see encode_product and encode_phases.
+  const double* factors = nullptr;
+  const double* phases = nullptr;
+  int repeats = 1;
+  bool closes = false;
   LayoutChoice layout = LayoutChoice::automatic;
 
   T* values = nullptr;              // [N][O]

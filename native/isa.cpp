@@ -21,17 +21,28 @@ namespace qdp {
 QDP_DECLARE(v2)
 QDP_DECLARE(avx2)
 QDP_DECLARE(avx512)
+namespace avx512 {
+extern const InstructionSet<double> split_instruction_set_double;
+extern const InstructionSet<float> split_instruction_set_float;
+}
 #else
 QDP_DECLARE(base)
 #endif
 
 namespace {
 
+// In the order of preference.
 const std::vector<IsaEntry>& isa_entries() {
 #ifdef QDP_X86
+  static const bool wide = bool(__builtin_cpu_supports("x86-64-v4"));
+  static const IsaEntry fused = {"avx512", &avx512::instruction_set_double,
+                                 &avx512::instruction_set_float, 4, wide};
+  static const IsaEntry split = {"avx512-split", &avx512::split_instruction_set_double,
+                                 &avx512::split_instruction_set_float, 4, wide};
+  static const bool amd = bool(__builtin_cpu_is("amd"));
   static const std::vector<IsaEntry> entries = {
-      {"avx512", &avx512::instruction_set_double, &avx512::instruction_set_float, 4,
-       bool(__builtin_cpu_supports("x86-64-v4"))},
+      amd ? split : fused,
+      amd ? fused : split,
       {"avx2", &avx2::instruction_set_double, &avx2::instruction_set_float, 3,
        bool(__builtin_cpu_supports("x86-64-v3"))},
       {"sse4", &v2::instruction_set_double, &v2::instruction_set_float, 3, true}};

@@ -28,7 +28,8 @@ struct IsaEntry {
 
 const IsaEntry& isa();
 
-// Instruction sets compiled in and present on this processor, widest first.
+// Instruction sets compiled in and present on this processor, the best first. "avx512-split" is
+// AVX-512 with the butterflies that suit AMD's processors.
 std::vector<std::string> instruction_sets();
 void set_instruction_set(const std::string& name);
 

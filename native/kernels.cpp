@@ -13,7 +13,9 @@
 namespace qdp {
 namespace QDP_ISA {
 
-template <class T, int BYTES>
+// SPLIT: butterflies take one of their two products apart from its sum, for processors whose adders
+// stand beside the multipliers (AMD's): it saves copying a register, and costs the others an operation.
+template <class T, int BYTES, bool SPLIT = false>
 struct Kernels {
   typedef T V __attribute__((vector_size(BYTES)));
   static constexpr int W = BYTES / int(sizeof(T));
@@ -40,15 +42,19 @@ struct Kernels {
   // ---- sweeps -----------------------------------------------------------------------------------
 
   // The K butterflies of one pass over the 2^K lines in r. TAN: c is tau, s unused.
-  template <int K, bool TAN>
+  template <int K, bool TAN, bool APART = SPLIT>
   INLINE void butterflies(V* r, const V* c, const V* s) {
     UNROLL for (int j = 0; j < K; ++j) {
       UNROLL for (int a = 0; a < (1 << K); ++a) {
         if (a & (1 << j)) continue;
         const V p = r[a], q = r[a | (1 << j)];
         if constexpr (TAN) {
+          V product = c[j] * p;
+#if QDP_BYTES == 64
+          if constexpr (APART) asm("" : "+v"(product));  // not to be fused into the sum
+#endif
           r[a] = p - c[j] * q;
-          r[a | (1 << j)] = q + c[j] * p;
+          r[a | (1 << j)] = q + product;
         } else {
           r[a] = c[j] * p - s[j] * q;
           r[a | (1 << j)] = c[j] * q + s[j] * p;
@@ -86,9 +92,10 @@ struct Kernels {
   // One pass over one block: FROM/TO say whether lines are read from and written to the state
   // (scattered, addresses by XOR) or the block's own buffer (dense, local index).
   // LOAD: 0 as is, 1 a real source times a table splat over the lanes, 2 times a table of lines.
-  template <int K, bool FROM_STATE, bool TO_STATE, bool SIGNED, bool TAN, int LOAD>
-  INLINE void pass(const Sweep& sweep, const uint64_t* step, int lo, uint32_t base,
+  template <int K, int LO, bool FROM_STATE, bool TO_STATE, bool SIGNED, bool TAN, int LOAD>
+  INLINE void pass(const Sweep& sweep, const uint64_t* step, int low_bit, uint32_t base,
                    const V* source, V* target, const V* turns, uint32_t flips, const T* table) {
+    const int lo = LO < 0 ? low_bit : LO;
     V c[K], s[K];
     choose<K, TAN>(turns, lo, flips, c, s);
     const uint32_t n_low = 1u << lo, n_high = 1u << (sweep.bits - lo - K);
@@ -128,20 +135,23 @@ struct Kernels {
   INLINE void pass_of(int k, const Sweep& sweep, const uint64_t* step, int lo, uint32_t base,
                       const V* source, V* target, const V* turns, uint32_t flips,
                       const T* table = nullptr) {
+#define QDP_PASS(K, LO)                                                                          \
+  return pass<K, LO, FROM_STATE, TO_STATE, SIGNED, TAN, LOAD>(sweep, step, lo, base, source, target, \
+                                                              turns, flips, table)
     switch (k) {
       case 1:
-        return pass<1, FROM_STATE, TO_STATE, SIGNED, TAN, LOAD>(sweep, step, lo, base, source,
-                                                                target, turns, flips, table);
+        QDP_PASS(1, -1);
       case 2:
-        return pass<2, FROM_STATE, TO_STATE, SIGNED, TAN, LOAD>(sweep, step, lo, base, source,
-                                                                target, turns, flips, table);
+        QDP_PASS(2, -1);
       case 3:
-        return pass<3, FROM_STATE, TO_STATE, SIGNED, TAN, LOAD>(sweep, step, lo, base, source,
-                                                                target, turns, flips, table);
+        if (lo == 0) QDP_PASS(3, 0);
+        if (lo == 3) QDP_PASS(3, 3);
+        QDP_PASS(3, -1);
       default:
-        return pass<4, FROM_STATE, TO_STATE, SIGNED, TAN, LOAD>(sweep, step, lo, base, source,
-                                                                target, turns, flips, table);
+        if (lo == 0) QDP_PASS(4, 0);
+        QDP_PASS(4, 4);
     }
+#undef QDP_PASS
   }
 
   template <bool TAN>
@@ -162,6 +172,64 @@ struct Kernels {
     return sweep.sign[block] ^ (set == 0 ? sweep.imaginary : 0);
   }
 
+  // The end of the blocks from `block` on that turn the same way, and no more than `most`.
+  INLINE int64_t run_end(const Sweep& sweep, int64_t block, int64_t end, int64_t most) {
+    end = block + most < end ? block + most : end;
+    int64_t next = block + 1;
+    while (next < end && sweep.sign[next] == sweep.sign[block]) ++next;
+    return next;
+  }
+
+  // Sweeps of one pass: a block is as many lines as fit into the registers, and coefficients are
+  // chosen once for all blocks that turn the same way.
+  template <int K, bool SIGNED, bool TAN, int LOAD>
+  INLINE void single_pass(const SweepCall<T>& call, const V* turns) {
+    const Sweep& sweep = *call.sweep;
+    const V* source = lines(call.source);
+    V* target = lines(call.target);
+    const T* table = call.load_table;
+    uint64_t step[1 << K];
+    UNROLL for (int a = 0; a < (1 << K); ++a) step[a] = uint64_t(sweep.offset[a]) * BYTES;
+    const uint64_t plane = uint64_t(sweep.plane_bit) * BYTES;
+    for (int64_t begin = call.begin, end; begin < call.end; begin = end) {
+      end = run_end(sweep, begin, call.end, call.end);
+      for (int set = call.first_set; set < call.n_sets; ++set) {
+        V c[K], s[K];
+        choose<K, TAN>(turns, 0, flips_of(sweep, begin, set), c, s);
+        for (int64_t block = begin; block < end; ++block) {
+          const uint64_t line = uint64_t(sweep.base[block]) * BYTES | (set ? plane : 0);
+          V r[1 << K];
+          UNROLL for (int a = 0; a < (1 << K); ++a) {
+            const uint64_t place = line ^ step[a];
+            r[a] = at(source, LOAD ? place & ~plane : place);
+            if constexpr (LOAD == 1) r[a] *= splat(table[place / BYTES]);
+            if constexpr (LOAD == 2) r[a] *= at(lines(table), place);
+            if constexpr (SIGNED) r[a] *= splat(T(sweep.negative[a]));
+          }
+          butterflies<K, TAN>(r, c, s);
+          UNROLL for (int a = 0; a < (1 << K); ++a) {
+            if constexpr (SIGNED) r[a] *= splat(T(sweep.negative[a]));
+            at(target, line ^ step[a]) = r[a];
+          }
+        }
+      }
+    }
+  }
+
+  template <bool SIGNED, bool TAN, int LOAD>
+  INLINE void single_pass_of(const SweepCall<T>& call, const V* turns) {
+    switch (call.sweep->bits) {
+      case 1:
+        return single_pass<1, SIGNED, TAN, LOAD>(call, turns);
+      case 2:
+        return single_pass<2, SIGNED, TAN, LOAD>(call, turns);
+      case 3:
+        return single_pass<3, SIGNED, TAN, LOAD>(call, turns);
+      default:
+        return single_pass<4, SIGNED, TAN, LOAD>(call, turns);
+    }
+  }
+
   template <bool SIGNED, bool TAN, int LOAD>
   static void sweep_blocks(const SweepCall<T>& call) {
     const Sweep& sweep = *call.sweep;
@@ -170,16 +238,12 @@ struct Kernels {
     V buffer[1 << kMaxSweepBits];
     V turns[3 * kMaxSweepBits];
     both_turns<TAN>(call, turns);
+    if (sweep.n_passes == 1) return single_pass_of<SIGNED, TAN, LOAD>(call, turns);
     const Steps steps(sweep);
     for (int64_t block = call.begin; block < call.end; ++block) {
       for (int set = call.first_set; set < call.n_sets; ++set) {
         const uint32_t flips = flips_of(sweep, block, set);
         const uint32_t base = sweep.base[block] | (set ? sweep.plane_bit : 0);
-        if (sweep.n_passes == 1) {
-          pass_of<true, true, SIGNED, TAN, LOAD>(sweep.pass_bits[0], sweep, steps.of[0], 0, base,
-                                                 source, target, turns, flips, call.load_table);
-          continue;
-        }
         int lo = 0;
         pass_of<true, false, SIGNED, TAN, LOAD>(sweep.pass_bits[0], sweep, steps.of[0], lo, base,
                                                 source, buffer, turns, flips, call.load_table);
@@ -221,10 +285,11 @@ struct Kernels {
 
   // Re <lambda|(-iP)|psi> for the K rotations of one pass of one block, with lambda in the block's
   // buffer or in the state; then, if UNAPPLY, the inverse butterflies on lambda.
-  template <int K, bool FROM_STATE, bool TO_STATE, bool SIGNED, bool TAN, bool UNAPPLY>
-  INLINE void gradient_pass(const Sweep& sweep, const uint64_t* step, int lo, uint32_t base,
+  template <int K, int LO, bool FROM_STATE, bool TO_STATE, bool SIGNED, bool TAN, bool UNAPPLY>
+  INLINE void gradient_pass(const Sweep& sweep, const uint64_t* step, int low_bit, uint32_t base,
                             const V* source, V* target, const V* psi, const V* turns,
                             uint32_t flips, V* sums) {
+    const int lo = LO < 0 ? low_bit : LO;
     V c[K], s[K];
     if constexpr (UNAPPLY) choose<K, TAN>(turns, lo, flips, c, s);
     V even[K], odd[K];
@@ -240,17 +305,11 @@ struct Kernels {
           r[a] = FROM_STATE ? at(source, line ^ step[a]) : source[index];
           if constexpr (SIGNED && FROM_STATE) r[a] *= splat(T(sweep.negative[index]));
         }
-        UNROLL for (int a = 0; a < (1 << K); ++a) {
+        inner_products<K>(r, [&](int a) __attribute__((always_inline)) {
           V x = at(psi, line ^ step[a]);
           if constexpr (SIGNED) x *= splat(T(sweep.negative[local | uint32_t(a) << lo]));
-          UNROLL for (int j = 0; j < K; ++j) {
-            if (a & (1 << j)) {
-              odd[j] += r[a ^ (1 << j)] * x;
-            } else {
-              even[j] += r[a ^ (1 << j)] * x;
-            }
-          }
-        }
+          return x;
+        }, even, odd);
         if constexpr (UNAPPLY) {
           butterflies<K, TAN>(r, c, s);
         }
@@ -276,20 +335,23 @@ struct Kernels {
   INLINE void gradient_pass_of(int k, const Sweep& sweep, const uint64_t* step, int lo,
                                uint32_t base, const V* source, V* target, const V* psi,
                                const V* turns, uint32_t flips, V* sums) {
+#define QDP_PASS(K, LO)                                                                    \
+  return gradient_pass<K, LO, FROM_STATE, TO_STATE, SIGNED, TAN, UNAPPLY>(                  \
+      sweep, step, lo, base, source, target, psi, turns, flips, sums)
     switch (k) {
       case 1:
-        return gradient_pass<1, FROM_STATE, TO_STATE, SIGNED, TAN, UNAPPLY>(
-            sweep, step, lo, base, source, target, psi, turns, flips, sums);
+        QDP_PASS(1, -1);
       case 2:
-        return gradient_pass<2, FROM_STATE, TO_STATE, SIGNED, TAN, UNAPPLY>(
-            sweep, step, lo, base, source, target, psi, turns, flips, sums);
+        QDP_PASS(2, -1);
       case 3:
-        return gradient_pass<3, FROM_STATE, TO_STATE, SIGNED, TAN, UNAPPLY>(
-            sweep, step, lo, base, source, target, psi, turns, flips, sums);
+        if (lo == 0) QDP_PASS(3, 0);
+        if (lo == 3) QDP_PASS(3, 3);
+        QDP_PASS(3, -1);
       default:
-        return gradient_pass<4, FROM_STATE, TO_STATE, SIGNED, TAN, UNAPPLY>(
-            sweep, step, lo, base, source, target, psi, turns, flips, sums);
+        if (lo == 0) QDP_PASS(4, 0);
+        QDP_PASS(4, 4);
     }
+#undef QDP_PASS
   }
 
   INLINE void flush_pairs(V* sums, int n, double* out) {
@@ -297,6 +359,77 @@ struct Kernels {
       V sum = sums[2 * j] - sums[2 * j + 1];
       flush(sum, out + j * W);
       sums[2 * j] = sums[2 * j + 1] = V{};
+    }
+  }
+
+  // Re <lambda|(-iP)|psi> of K rotations for the 2^K lines r of lambda, added to even and odd.
+  template <int K, class F>
+  INLINE void inner_products(const V* r, F psi_at, V* even, V* odd) {
+    UNROLL for (int a = 0; a < (1 << K); ++a) {
+      const V x = psi_at(a);
+      UNROLL for (int j = 0; j < K; ++j) {
+        if (a & (1 << j)) {
+          odd[j] += r[a ^ (1 << j)] * x;
+        } else {
+          even[j] += r[a ^ (1 << j)] * x;
+        }
+      }
+    }
+  }
+
+  // As single_pass, over blocks that turn the same way.
+  template <int K, bool SIGNED, bool TAN, bool UNAPPLY>
+  INLINE void single_gradient(const SweepCall<T>& call, const V* turns, V* sums) {
+    const Sweep& sweep = *call.sweep;
+    const V* psi = lines(call.psi);
+    V* lambda = lines(call.target);
+    uint64_t step[1 << K];
+    UNROLL for (int a = 0; a < (1 << K); ++a) step[a] = uint64_t(sweep.offset[a]) * BYTES;
+    const uint64_t plane = uint64_t(sweep.plane_bit) * BYTES;
+    for (int64_t begin = call.begin, end; begin < call.end; begin = end) {
+      end = run_end(sweep, begin, call.end, kFlush / 16);
+      for (int set = call.first_set; set < call.n_sets; ++set) {
+        const uint32_t flips = flips_of(sweep, begin, set);
+        V c[K], s[K], even[K], odd[K];
+        if constexpr (UNAPPLY) choose<K, TAN>(turns, 0, flips, c, s);
+        UNROLL for (int j = 0; j < K; ++j) even[j] = odd[j] = V{};
+        for (int64_t block = begin; block < end; ++block) {
+          const uint64_t line = uint64_t(sweep.base[block]) * BYTES | (set ? plane : 0);
+          V r[1 << K];
+          UNROLL for (int a = 0; a < (1 << K); ++a) {
+            r[a] = at(lambda, line ^ step[a]);
+            if constexpr (SIGNED) r[a] *= splat(T(sweep.negative[a]));
+          }
+          inner_products<K>(r, [&](int a) __attribute__((always_inline)) {
+            V x = at(psi, line ^ step[a]);
+            if constexpr (SIGNED) x *= splat(T(sweep.negative[a]));
+            return x;
+          }, even, odd);
+          if constexpr (UNAPPLY) {
+            butterflies<K, TAN, false>(r, c, s);
+            UNROLL for (int a = 0; a < (1 << K); ++a) {
+              if constexpr (SIGNED) r[a] *= splat(T(sweep.negative[a]));
+              at(lambda, line ^ step[a]) = r[a];
+            }
+          }
+        }
+        UNROLL for (int j = 0; j < K; ++j) sums[2 * j + (flips >> j & 1)] += even[j] - odd[j];
+      }
+      flush_pairs(sums, K, call.gradient);
+    }
+  }
+
+  template <bool SIGNED, bool TAN, bool UNAPPLY>
+  INLINE void single_gradient_of(const SweepCall<T>& call, const V* turns, V* sums) {
+    switch (call.sweep->bits) {
+      case 1:
+        return single_gradient<1, SIGNED, TAN, UNAPPLY>(call, turns, sums);
+      case 2:
+        return single_gradient<2, SIGNED, TAN, UNAPPLY>(call, turns, sums);
+      case 3:
+        return single_gradient<3, SIGNED, TAN, UNAPPLY>(call, turns, sums);
+      default:
+        return single_gradient<4, SIGNED, TAN, UNAPPLY>(call, turns, sums);
     }
   }
 
@@ -312,8 +445,13 @@ struct Kernels {
     V turns[3 * kMaxSweepBits];
     V sums[2 * kMaxSweepBits];  // a pair a rotation: of blocks where it turns one way, the other
     both_turns<TAN>(call, turns);
-    const Steps steps(sweep);
     for (V& sum : sums) sum = V{};
+    if (sweep.n_passes == 1) {
+      call.unapply ? single_gradient_of<SIGNED, TAN, true>(call, turns, sums)
+                   : single_gradient_of<SIGNED, TAN, false>(call, turns, sums);
+      return;
+    }
+    const Steps steps(sweep);
     int64_t flush_at = call.begin + kFlush / 16;
     const int last = sweep.n_passes - 1;
     const int* bits = sweep.pass_bits;
@@ -331,9 +469,6 @@ struct Kernels {
           for (int i = 0; i <= last; lo += bits[i++])
             gradient_pass_of<true, true, SIGNED, TAN, false>(
                 bits[i], sweep, of[i], lo, base, source, target, psi, turns, flips, sums);
-        } else if (last == 0) {
-          gradient_pass_of<true, true, SIGNED, TAN, true>(
-              bits[0], sweep, of[0], 0, base, source, target, psi, turns, flips, sums);
         } else {
           gradient_pass_of<true, false, SIGNED, TAN, false>(
               bits[0], sweep, of[0], 0, base, source, buffer, psi, turns, flips, sums);
@@ -466,17 +601,15 @@ struct Kernels {
           if constexpr (OBSERVE) {
             V o = table_at<PER_LINE>(call.observable, line ^ call.shift);
             if constexpr (PER_LINE) o = exchange(o, call.lane_shift);
-            o *= splat(call.factor);
             V turned_re = c * psi_re, turned_im = s * psi_re;
             if constexpr (!REAL_PSI) {
               turned_re -= s * psi_im;
               turned_im += c * psi_im;
             }
+            value += o * (turned_re * turned_re + turned_im * turned_im);
+            o *= weight;
             behind_re = o * turned_re;
             behind_im = o * turned_im;
-            value += turned_re * behind_re + turned_im * behind_im;
-            behind_re *= weight;
-            behind_im *= weight;
           } else {
             behind_re = lambda[line];
             behind_im = lambda[line + plane];
@@ -484,7 +617,7 @@ struct Kernels {
           re = c * behind_re + s * behind_im;
           im = c * behind_im - s * behind_re;
           lambda[line] = re;
-          lambda[line + plane] = im;
+          if (!call.real_only) lambda[line + plane] = im;
         } else {
           re = lambda[line];
           im = lambda[line + plane];
@@ -1178,6 +1311,130 @@ struct Kernels {
     }
   }
 
+  // ---- states made in lines ---------------------------------------------------------------------
+
+  // The product doubles with each bit, the lowest first.
+  template <bool REAL>
+  static void product_lines(const ProductCall<T>& call) {
+    V* re = lines(call.target);
+    V* im = re + call.plane;
+    const V* factor = lines(call.factors);
+    const uint32_t* line = call.line;
+    re[line[0]] = splat(T(1));
+    if constexpr (!REAL) im[line[0]] = V{};
+    for (int bit = 0; bit < call.n_bits; ++bit, factor += 4) {
+      const uint32_t size = 1u << bit, step = line[size];
+      const V zero_re = factor[0], zero_im = factor[1], one_re = factor[2], one_im = factor[3];
+      for (uint32_t i = 0; i < size; ++i) {
+        const uint32_t low = line[i], high = low ^ step;
+        const V x = re[low];
+        if constexpr (REAL) {
+          re[low] = x * zero_re;
+          re[high] = x * one_re;
+        } else {
+          const V y = im[low];
+          re[low] = x * zero_re - y * zero_im;
+          im[low] = x * zero_im + y * zero_re;
+          re[high] = x * one_re - y * one_im;
+          im[high] = x * one_im + y * one_re;
+        }
+      }
+    }
+  }
+
+  static void product(const ProductCall<T>& call) {
+    call.real ? product_lines<true>(call) : product_lines<false>(call);
+  }
+
+  // The Walsh-Hadamard transform of every row over bits [bit, bit + K).
+  template <int K>
+  INLINE void walsh_bits(V* values, const uint32_t* line, int n_bits, int bit) {
+    uint32_t step[1 << K];
+    UNROLL for (int a = 0; a < (1 << K); ++a) step[a] = line[uint32_t(a) << bit];
+    for (uint32_t high = 0; high < (1u << n_bits); high += 1u << (bit + K)) {
+      for (uint32_t i = high; i < high + (1u << bit); ++i) {
+        const uint32_t base = line[i];
+        V r[1 << K];
+        UNROLL for (int a = 0; a < (1 << K); ++a) r[a] = values[base ^ step[a]];
+        UNROLL for (int j = 0; j < K; ++j) {
+          UNROLL for (int a = 0; a < (1 << K); ++a) {
+            if (a & (1 << j)) continue;
+            const V p = r[a], q = r[a | (1 << j)];
+            r[a] = p + q;
+            r[a | (1 << j)] = p - q;
+          }
+        }
+        UNROLL for (int a = 0; a < (1 << K); ++a) values[base ^ step[a]] = r[a];
+      }
+    }
+  }
+
+  static void walsh_lines(V* values, const uint32_t* line, int n_bits) {
+    int bit = 0;
+    for (; bit + 4 <= n_bits; bit += 4) walsh_bits<4>(values, line, n_bits, bit);
+    for (; bit + 2 <= n_bits; bit += 2) walsh_bits<2>(values, line, n_bits, bit);
+    for (; bit < n_bits; ++bit) walsh_bits<1>(values, line, n_bits, bit);
+  }
+
+  // D doubles with each bit: where it is set, D gains the product P of the phases that this bit has
+  // by itself and with the bits below it.
+  static void phases(const PhaseCall<T>& call) {
+    const int n = call.n_bits;
+    const uint32_t size = 1u << n;
+    const uint32_t* line = call.line;
+    const V* c = lines(call.cosines);
+    const V* s = lines(call.sines);
+    V* re = lines(call.target);
+    V* im = re + call.plane;
+    V* p_re = lines(call.products);
+    V* p_im = p_re + size / 2;
+    re[line[0]] = c[0] * call.scale;
+    im[line[0]] = s[0] * call.scale;
+    for (int bit = 0; bit < n; ++bit) {
+      const int qubit = n - 1 - bit;
+      const int pairs = n + qubit * (2 * n - qubit - 1) / 2 - qubit;  // [later qubit]
+      p_re[0] = c[1 + qubit];
+      p_im[0] = s[1 + qubit];
+      for (int below = 0; below < bit; ++below) {
+        const V turn_re = c[pairs + n - 1 - below], turn_im = s[pairs + n - 1 - below];
+        for (uint32_t i = 0, k = 1u << below; i < k; ++i) {
+          p_re[k + i] = p_re[i] * turn_re - p_im[i] * turn_im;
+          p_im[k + i] = p_re[i] * turn_im + p_im[i] * turn_re;
+        }
+      }
+      const uint32_t step = line[1u << bit];
+      for (uint32_t i = 0; i < (1u << bit); ++i) {
+        const uint32_t low = line[i], high = low ^ step;
+        re[high] = re[low] * p_re[i] - im[low] * p_im[i];
+        im[high] = re[low] * p_im[i] + im[low] * p_re[i];
+      }
+    }
+    if (call.repeats > 1) {
+      V* d_re = lines(call.table);
+      V* d_im = d_re + size;
+      for (uint32_t i = 0; i < size; ++i) {
+        d_re[i] = re[i];
+        d_im[i] = im[i];
+      }
+      for (int round = 1; round < call.repeats; ++round) {
+        walsh_lines(re, line, n);
+        walsh_lines(im, line, n);
+        for (uint32_t i = 0; i < size; ++i) {
+          const V x = re[i], y = im[i];
+          re[i] = x * d_re[i] - y * d_im[i];
+          im[i] = x * d_im[i] + y * d_re[i];
+        }
+      }
+    }
+    if (!call.closes) return;
+    walsh_lines(re, line, n);
+    walsh_lines(im, line, n);
+    for (uint32_t i = 0; i < size; ++i) {
+      re[i] *= call.scale;
+      im[i] *= call.scale;
+    }
+  }
+
   static void collect(const double* __restrict gradient, const int32_t* place, const double* factor,
                       const int32_t* slot, int64_t n, int64_t n_slots, double* __restrict sums,
                       T* __restrict out) {
@@ -1290,7 +1547,8 @@ struct Kernels {
 
   static constexpr KernelTable<T> table() {
     return {W,      sweep,           sweep_gradient, diagonal, diagonal_gradient, diagonal_totals,
-            observable, measure, lane_sweep, lane_gradient, rotate, rotate_gradient, sincos, walsh, load, store, collect, dense,
+            observable, measure, lane_sweep, lane_gradient, rotate, rotate_gradient, sincos, walsh, load, store,
+            product, phases, collect, dense,
             multiply_add, triad, combine, multiply_tables, interleave, squares,
             TILE_ROWS, TILE_LINES, overlap};
   }
@@ -1301,6 +1559,18 @@ static const KernelTable<double> doubles[] = {Kernels<double, 64>::table(),
                                               Kernels<double, 32>::table()};
 static const KernelTable<float> floats[] = {Kernels<float, 64>::table(),
                                             Kernels<float, 32>::table()};
+
+template <class T, int BYTES>
+constexpr KernelTable<T> split_table() {
+  KernelTable<T> table = Kernels<T, BYTES>::table();
+  table.sweep = Kernels<T, BYTES, true>::sweep;
+  table.sweep_gradient = Kernels<T, BYTES, true>::sweep_gradient;
+  return table;
+}
+static const KernelTable<double> split_doubles[] = {split_table<double, 64>(),
+                                                    split_table<double, 32>()};
+static const KernelTable<float> split_floats[] = {split_table<float, 64>(),
+                                                  split_table<float, 32>()};
 #else
 static const KernelTable<double> doubles[] = {Kernels<double, QDP_BYTES>::table()};
 static const KernelTable<float> floats[] = {Kernels<float, QDP_BYTES>::table()};
@@ -1311,6 +1581,12 @@ extern const InstructionSet<double> instruction_set_double;
 extern const InstructionSet<float> instruction_set_float;
 const InstructionSet<double> instruction_set_double = {doubles, n_tables};
 const InstructionSet<float> instruction_set_float = {floats, n_tables};
+#if QDP_BYTES == 64
+extern const InstructionSet<double> split_instruction_set_double;
+extern const InstructionSet<float> split_instruction_set_float;
+const InstructionSet<double> split_instruction_set_double = {split_doubles, n_tables};
+const InstructionSet<float> split_instruction_set_float = {split_floats, n_tables};
+#endif
 
 }  // namespace QDP_ISA
 }  // namespace qdp

@@ -139,7 +139,8 @@ template <class T>
 void run(const qdp::Program& p, int64_t rows, const std::optional<Given>& parameters,
          bool parameters_per_row, const std::optional<Given>& inputs,
          const std::optional<Given>& states, bool normalize, double norm_tolerance, const std::optional<Given>& indices,
-         int layout, const std::optional<Any>& values, const std::optional<Given>& cotangents,
+         const std::optional<Given>& factors, const std::optional<Given>& phases, int repeats,
+         bool closes, int layout, const std::optional<Any>& values, const std::optional<Given>& cotangents,
          const std::optional<Any>& parameter_gradient, const std::optional<Any>& input_gradient,
          const std::optional<Any>& state_gradient, const std::optional<Any>& final_states,
          const std::optional<Any>& probabilities, const std::vector<int>& probability_bits,
@@ -167,6 +168,12 @@ void run(const qdp::Program& p, int64_t rows, const std::optional<Given>& parame
   r.indices = pointer<int64_t>(indices, n);
   for (size_t i = 0; r.indices && i < n; ++i)
     require(r.indices[i] >= 0 && size_t(r.indices[i]) < size, "basis index out of range");
+  const size_t n_qubits = size_t(p.n_qubits);
+  r.factors = pointer<double>(factors, n * n_qubits * 2, true);
+  r.phases = pointer<double>(phases, n * (1 + n_qubits * (n_qubits + 1) / 2));
+  require(repeats >= 1, "expected at least one round");
+  r.repeats = repeats;
+  r.closes = closes;
   require(layout >= 0 && layout <= 2, "expected layout 0, 1 or 2");
   r.layout = qdp::LayoutChoice(layout);
   r.values = pointer<T>(values, n * O);
@@ -192,7 +199,8 @@ template <class T>
 void define_run(nb::module_& m, const char* name) {
   m.def(name, &run<T>, "program"_a, "rows"_a, "parameters"_a.none(), "parameters_per_row"_a,
         "inputs"_a.none() = nb::none(), "states"_a.none() = nb::none(), "normalize"_a = false, "norm_tolerance"_a = 0.0,
-        "indices"_a.none() = nb::none(), "layout"_a = 0, "values"_a.none().noconvert() = nb::none(),
+        "indices"_a.none() = nb::none(), "factors"_a.none() = nb::none(),
+        "phases"_a.none() = nb::none(), "repeats"_a = 1, "closes"_a = false, "layout"_a = 0, "values"_a.none().noconvert() = nb::none(),
         "cotangents"_a.none() = nb::none(), "parameter_gradient"_a.none().noconvert() = nb::none(),
         "input_gradient"_a.none().noconvert() = nb::none(), "state_gradient"_a.none().noconvert() = nb::none(),
         "final_states"_a.none().noconvert() = nb::none(), "probabilities"_a.none().noconvert() = nb::none(),

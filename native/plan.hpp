@@ -82,13 +82,13 @@ struct DiagonalGradientCall {
   const T* psi;          // before the diagonal
   bool real_psi;
   T* lambda;             // behind the diagonal on entry, before it on return
+  bool real_only;        // with real_psi and a table: only the real plane of lambda is wanted
   uint32_t plane;
   const T* table;        // of the diagonal, as in DiagonalCall; null: lambda is before it already
   int64_t table_stride;
   bool per_line;
-  const T* observable;   // lambda = weight * factor * observable * psi behind the diagonal; or null
+  const T* observable;   // lambda = weight * observable * psi behind the diagonal; or null
   uint32_t shift, lane_shift;  // the observable is read at line ^ shift (pending Pauli frame)
-  T factor;
   const T* weight;       // one line, or null for 1
   double* value;         // one line: adds <psi|observable|psi>, not weighted
   double* gradient;      // [n_bits + 1] lines, one an axis and the sum over all, added to
@@ -212,6 +212,32 @@ struct DenseCall {
   T* scratch;              // 2 * size lines
 };
 
+// Rows that start as products of single-qubit states (batch layout).
+template <class T>
+struct ProductCall {
+  const T* factors;      // [n_bits][4] lines, the lowest bit first: |0> re, im, |1> re, im
+  bool real;             // the imaginary parts are zero, and that plane is not written
+  int n_bits;
+  const uint32_t* line;  // [2^n_bits] line of each amplitude
+  T* target;
+  uint32_t plane;
+};
+
+// Rows that start as encode_phases in engine.hpp says (batch layout).
+template <class T>
+struct PhaseCall {
+  const T* cosines;      // lines of the phases: the constant, one a qubit, one a pair of qubits
+  const T* sines;
+  int n_bits, repeats;
+  bool closes;
+  T scale;               // of a round of Hadamards
+  const uint32_t* line;  // [2^n_bits] line of each amplitude
+  T* target;
+  uint32_t plane;
+  T* products;           // 2^n_bits lines of scratch
+  T* table;              // 2 * 2^n_bits lines of scratch, if there is more than one round
+};
+
 constexpr int kMultiplyAddChains = 12;
 
 template <class T>
@@ -238,6 +264,8 @@ struct KernelTable {
                double* squares);
   void (*store)(const T* source, int64_t n, const uint32_t* line, const T* factor, T* const* rows,
                 int n_rows);
+  void (*product)(const ProductCall<T>&);
+  void (*phases)(const PhaseCall<T>&);
   // out[slot[t]] = sum of factor[t] * gradient[place[t]] over the n terms, lines all of them; a slot
   // without a term is zero, `sums` is as many lines of scratch
   void (*collect)(const double* gradient, const int32_t* place, const double* factor,

@@ -3,6 +3,7 @@
 
 #include <atomic>
 #include <chrono>
+#include <cmath>
 
 #include "isa.hpp"
 
@@ -11,11 +12,12 @@ namespace {
 
 enum Kernel {
   kSweep, kSweepGradient, kDiagonal, kDiagonalGradient, kObservable, kMeasure, kLaneSweep,
-  kLaneGradient, kRotate, kRotateGradient, kLoad, kStore, kDense, kKernels
+  kLaneGradient, kRotate, kRotateGradient, kLoad, kStore, kProduct, kPhases, kDense, kKernels
 };
 const char* const kNames[kKernels] = {
     "sweep", "sweep_gradient", "diagonal", "diagonal_gradient", "observable", "measure",
-    "lane_sweep", "lane_gradient", "rotate", "rotate_gradient", "load", "store", "dense"};
+    "lane_sweep", "lane_gradient", "rotate", "rotate_gradient", "load", "store", "product",
+    "phases", "dense"};
 
 struct Counter {
   std::atomic<int64_t> calls{0}, nanoseconds{0}, flops{0}, bytes{0};
@@ -95,6 +97,20 @@ Work work_of(const DenseCall<T>& call) {
   return {8 * double(call.size) * n, 4 * n};
 }
 
+template <class T>
+Work work_of(const ProductCall<T>& call) {
+  const double n = std::exp2(call.n_bits + 1);
+  return {(call.real ? 1 : 6) * n, (call.real ? 1.5 : 3) * n};
+}
+// Twice a table by doubling, then sums and a product a round.
+template <class T>
+Work work_of(const PhaseCall<T>& call) {
+  const double n = std::exp2(call.n_bits);
+  const double transforms = call.repeats - 1 + (call.closes ? 1 : 0);
+  return {(12 + 2 * call.n_bits * transforms + 6 * (call.repeats - 1)) * n,
+          (8 + 8 * transforms) * n};
+}
+
 template <class F>
 void count(Kernel kernel, int lanes, size_t item, Work work, F run) {
   const auto start = std::chrono::steady_clock::now();
@@ -128,6 +144,8 @@ struct Wrapped {
   QDP_WRAP(rotate, RotationCall, kRotate, work_of)
   QDP_WRAP(rotate_gradient, RotationCall, kRotateGradient, gradient_work_of)
   QDP_WRAP(dense, DenseCall, kDense, work_of)
+  QDP_WRAP(product, ProductCall, kProduct, work_of)
+  QDP_WRAP(phases, PhaseCall, kPhases, work_of)
 #undef QDP_WRAP
   static void load(const T* const* rows, int64_t n, const uint32_t* line, T* target,
                    double* squares) {
@@ -156,6 +174,8 @@ struct Wrapped {
     table.dense = dense;
     table.load = load;
     table.store = store;
+    table.product = product;
+    table.phases = phases;
     return &table;
   }
 };

@@ -71,14 +71,18 @@ SweepPlan plan_sweep(const std::vector<Rotation>& all, std::vector<int> rotation
     if (mixes_planes(r)) sweep.imaginary |= 1u << j;
   }
   const uint32_t pivots = span.pivots();
-  for (uint32_t line = 0; line < sweep.plane_bit; ++line) {
-    if (line & pivots) continue;
+  const auto signs_of = [&](uint32_t line) {
     uint32_t signs = 0;
     for (int j = 0; j < sweep.bits; ++j)
       signs |= uint32_t(parity(line & (all[rotations[j]].z >> lane_bits))) << j;
-    plan.base.push_back(line);
-    plan.sign.push_back(signs);
-  }
+    return signs;
+  };
+  for (uint32_t line = 0; line < sweep.plane_bit; ++line)
+    if (!(line & pivots)) plan.base.push_back(line);
+  // Blocks that turn the same way follow one another.
+  std::stable_sort(plan.base.begin(), plan.base.end(),
+                   [&](uint32_t a, uint32_t b) { return signs_of(a) < signs_of(b); });
+  for (uint32_t line : plan.base) plan.sign.push_back(signs_of(line));
   const uint32_t size = 1u << sweep.bits;
   plan.offset.assign(size, 0);
   plan.negative.assign(size, 1);

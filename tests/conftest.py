@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Every behaviour is written once and run over all backends and precisions.
 
-The reference backend judges the others; "cpu" joins as soon as the compiled extension imports, and
-"cuda" where there is a GPU. ``QDP_REQUIRE=cpu,cuda`` makes their absence an error instead of a
-smaller run.
+The reference backend judges the others; "cpu" joins as soon as the compiled extension imports,
+"cuda" where there is a GPU, and "custatevec" where there is NVIDIA's library as well.
+``QDP_REQUIRE=cpu,cuda,custatevec`` makes their absence an error instead of a smaller run.
 """
 
 import importlib
@@ -22,13 +22,14 @@ except ImportError:
         raise
 else:
     BACKENDS.append("cpu")
-try:
-    importlib.import_module("qdp.backends.cuda").CudaBackend()
-except BackendUnavailable:
-    if "cuda" in os.environ.get("QDP_REQUIRE", "").split(","):
-        raise
-else:
-    BACKENDS.append("cuda")
+for name, kind in (("cuda", "CudaBackend"), ("custatevec", "CuStateVecBackend")):
+    try:
+        getattr(importlib.import_module(f"qdp.backends.{name}"), kind)()
+    except BackendUnavailable:
+        if name in os.environ.get("QDP_REQUIRE", "").split(","):
+            raise
+    else:
+        BACKENDS.append(name)
 
 # Examples are drawn the same way in each run, and no time limit depends on the machine.
 settings.register_profile("qdp", deadline=None, derandomize=True, max_examples=20)

@@ -44,8 +44,8 @@ REFERENCE = ReferenceBackend()
 ALL = frozenset({"parameters", "inputs", "states"})
 PRESENT = _core.instruction_sets()
 # Numbers of double precision in a line; in single precision it holds twice as many.
-LANES = {"avx512": 8, "avx2": 4, "sse4": 2, "base": 2}
-EVERY_SET = PRESENT if "base" in PRESENT else ["avx512", "avx2", "sse4"]
+LANES = {"avx512": 8, "avx512-split": 8, "avx2": 4, "sse4": 2, "base": 2}
+EVERY_SET = PRESENT if "base" in PRESENT else ["avx512", "avx512-split", "avx2", "sse4"]
 MAX_ROWS = 3 * 16 + 2
 p, x = gates.parameter, gates.feature
 
@@ -1484,6 +1484,77 @@ def test_encoders_on_every_instruction_set(instruction_set, encoding, n_qubits, 
     options = {"n_qubits": n_qubits, "precision": precision}
     expected = qdp.encode(features, chosen, backend="reference", **options)
     assert_close(qdp.encode(features, chosen, backend="cpu", **options), expected, precision)
+
+
+PREPARED = [
+    encodings.Angle(),
+    encodings.Angle(rotation="Y", scale=0.7),
+    encodings.Phase(),
+    encodings.IQPZ(),
+    encodings.IQP(),
+    encodings.IQPEmbedding(n_repeats=3),
+    encodings.ZZFeatureMap(entanglement="linear"),
+]
+
+
+@pytest.mark.parametrize("encoding", PREPARED, ids=lambda encoding: encoding.name)
+@pytest.mark.parametrize("n_qubits", [1, 2, 5, 8])
+def test_states_worked_out_at_the_load(instruction_set, layout, encoding, n_qubits, precision):
+    backend = backend_of(layout, n_qubits, instruction_set, precision)
+    if backend is None:
+        return
+    circuit = ry_rz_ladder(n_qubits, 2)
+    rng = np.random.default_rng(5)
+    parameters = rng.normal(size=circuit.n_parameters)
+    # A whole tile and a bit of one.
+    features = rng.normal(size=(lanes_of(instruction_set, precision) + 3, n_qubits))
+    if isinstance(encoding, encodings.IQP):
+        features = rng.normal(size=(len(features), encoding.n_features(n_qubits)))
+    # Angles beyond what the vector routine for sines takes; products would round before it.
+    if not isinstance(encoding, encodings.ProductPhases):
+        features[1] *= 1e5
+    options = {"encoding": encoding, "precision": precision}
+    observable = "0.5 Z0 + X0"
+    for verb in (qdp.gradient, qdp.expectation):
+        expected = verb(
+            circuit, parameters, features, observable, backend=REFERENCE, encoding=encoding
+        )
+        found = verb(circuit, parameters, features, observable, backend=backend, **options)
+        assert_close(found, expected, precision)
+        alone = [
+            verb(circuit, parameters, row, observable, backend=backend, **options)
+            for row in features[:2]
+        ]
+        assert_close(found[:2], np.array(alone), precision)
+    expected = qdp.state(circuit, parameters, features, backend=REFERENCE, encoding=encoding)
+    assert_close(
+        qdp.state(circuit, parameters, features, backend=backend, **options), expected, precision
+    )
+
+
+@pytest.mark.parametrize("encoding", PREPARED, ids=lambda encoding: encoding.name)
+def test_encodings_run_as_gates_only_where_features_are_differentiated(encoding, monkeypatch):
+    circuit = ry_rz_ladder(3, 1)
+    rng = np.random.default_rng(6)
+    parameters = rng.normal(size=circuit.n_parameters)
+    features = rng.normal(size=(4, encoding.n_features(3)))
+    backend, seen = CpuBackend(), []
+    monkeypatch.setattr(
+        CpuBackend,
+        "adjoint",
+        lambda self, ran, *given, real=CpuBackend.adjoint: (
+            seen.append(len(ran.operations)) or real(self, ran, *given)
+        ),
+    )
+    run = functools.partial(
+        qdp.gradient, circuit, parameters, features, "Z1", encoding=encoding, backend=backend
+    )
+    alone = run(wrt="parameters")
+    both = run(wrt=("parameters", "states"))
+    own = len(circuit.operations)
+    assert seen[0] == own
+    assert seen[1] > own
+    assert_close(both[0], alone, "double")
 
 
 def test_the_number_of_threads_may_change_while_encoders_run():

@@ -23,7 +23,7 @@ LABELS = np.array([3, 1, 4, 1, 5, 9], np.uint8)
 @pytest.fixture(autouse=True)
 def elsewhere(tmp_path, monkeypatch):
     """No set of the machine itself is found."""
-    monkeypatch.setattr(datasets, "_DEBIAN", tmp_path / "debian")
+    monkeypatch.setattr(datasets, "DEBIAN", tmp_path / "debian")
     monkeypatch.setattr(Path, "home", lambda: tmp_path / "home")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("QDP_DATA_DIR", str(tmp_path))
@@ -73,6 +73,13 @@ def test_idx_sets_in_every_layout(tmp_path, name, folder, packed):
     check(qdp.open(name, split="test"))
     with pytest.raises(FileNotFoundError, match=r"train-images-idx3-ubyte.*QDP_DATA_DIR"):
         qdp.open(name, split="train")
+
+
+def test_images_without_labels_are_named(tmp_path):
+    write_mnist(tmp_path / "mnist")
+    (tmp_path / "mnist/t10k-labels-idx1-ubyte").unlink()
+    with pytest.raises(FileNotFoundError, match=r"mnist: expected t10k-labels-idx1-ubyte \(or"):
+        qdp.open("mnist", split="test")
 
 
 def test_keras_and_both_kinds_of_cifar(tmp_path):

@@ -6,10 +6,11 @@ from __future__ import annotations
 import argparse
 import sys
 import uuid
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from benchmark.core import environment, records
 from benchmark.core.cases import PRECISIONS
@@ -20,6 +21,15 @@ BACKENDS = ("auto", "cpu", "reference")
 LIBRARIES = ("qdp", "numpy", "torch", "pennylane", "pennylane-lightning", "scikit-learn")
 # Arguments that may differ between a run and its continuation.
 _FREE = ("resume", "output_dir", "data_dir", "progress", "no_save")
+
+
+def plural(number: int, noun: str) -> str:
+    """Return a number with its noun.
+
+    >>> plural(1, "point"), plural(2, "point")
+    ('1 point', '2 points')
+    """
+    return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 def positive_integer(text: str) -> int:
@@ -65,12 +75,18 @@ def add_measurement_options(
     add("--precision", choices=PRECISIONS, default="double", help="default double")
     add("--gpu", type=count, default=0, help="GPU to use where there is one (default 0)")
     add("--seed", type=count, default=42, help="seed of parameters and synthetic rows")
+    add_file_options(parser)
+
+
+def add_file_options(parser: argparse.ArgumentParser) -> None:
+    """Add where files are read and written, how to go on with a run, and the progress bar."""
+    add = parser.add_argument
     add("--no-save", action="store_true", help="write no files")
     add(
         "--output-dir",
         type=Path,
         default=Path("results"),
-        help="folder for CSV, JSON records and PNG (default results)",
+        help="folder for records, tables and pictures (default results)",
     )
     add(
         "--resume",
@@ -139,22 +155,37 @@ def describe_run(benchmark: str, arguments: argparse.Namespace, **facts: Any) ->
     }
 
 
-class Journal:
-    """A run's records, written whole after each point so that an interruption loses no other.
+class RunFile(ABC):
+    """A run's records, written whole after each addition so that an interruption loses no other.
 
-    ``stem`` is the file's path without its suffix, None where nothing is to be saved.
+    ``stem`` is the file's path without its suffix, None where nothing is to be saved; a subclass
+    says what ``entries`` are.
     """
 
     def __init__(self, run: dict[str, Any], stem: Path | None) -> None:
         self.run = run
         self.stem = stem
-        self.legs: list[Leg] = []
+        self.entries: list[Any] = []
+
+    @staticmethod
+    @abstractmethod
+    def read(path: Path) -> tuple[dict[str, Any], list[Any]]:
+        """Return the run and the entries in a file. Raises ValueError where it is another's."""
+
+    @abstractmethod
+    def lines(self) -> Sequence[Mapping[str, Any]]:
+        """Return the lines of all entries."""
+
+    @property
+    @abstractmethod
+    def done(self) -> str:
+        """What an interrupted run has, in words."""
 
     @classmethod
     def open(
         cls, run: dict[str, Any], *, directory: Path, name: str, save: bool, resume: Path | None
-    ) -> Journal:
-        """Begin a journal, or go on with that of an interrupted run.
+    ) -> Self:
+        """Begin a file, or go on with that of an interrupted run.
 
         Raises ValueError where the file is of another benchmark, other arguments, another machine,
         other versions or another commit: its figures and new ones would not belong together.
@@ -168,15 +199,50 @@ class Journal:
             )
         if resume.suffix != ".jsonl":
             raise ValueError(f"expected --resume to name a .jsonl file, got {resume.name}")
-        before, legs = records.read_records(resume)
+        before, entries = cls.read(resume)
         for what, was, now in _differences(before, run):
             raise ValueError(
                 f"--resume {resume.name}: expected a run with the same {what}, got {was!r} there "
                 f"and {now!r} now; start a new run instead"
             )
-        journal = cls(before, resume.with_suffix(""))
-        journal.legs = legs
-        return journal
+        found = cls(before, resume.with_suffix(""))
+        found.entries += entries
+        return found
+
+    def save(self) -> None:
+        """Write the file anew."""
+        if self.stem is not None:
+            records.write_run(Path(f"{self.stem}.jsonl"), self.run, self.lines())
+
+    def interrupted(self) -> str:
+        """Return what to say of an interrupted run."""
+        after = f"interrupted after {self.done}"
+        if self.stem is None or not self.entries:
+            return f"{after}; nothing was saved"
+        return f"{after}; go on with the same arguments and --resume {self.stem}.jsonl"
+
+
+class Journal(RunFile):
+    """The legs of a run, point by point."""
+
+    @property
+    def legs(self) -> list[Leg]:
+        """All legs."""
+        return self.entries
+
+    @staticmethod
+    def read(path: Path) -> tuple[dict[str, Any], list[Leg]]:
+        """Return the run and its legs."""
+        return records.read_records(path)
+
+    def lines(self) -> list[dict[str, Any]]:
+        """Return one line a leg."""
+        return [leg.to_json() for leg in self.legs]
+
+    @property
+    def done(self) -> str:
+        """The number of points."""
+        return plural(len({leg.point for leg in self.legs}), "point")
 
     def legs_of(self, sweep: str | None, case: Mapping[str, Any], n_samples: int) -> list[Leg]:
         """Return the legs of a point, of the first sweep that has it where ``sweep`` is None."""
@@ -187,17 +253,8 @@ class Journal:
 
     def add(self, legs: Sequence[Leg]) -> None:
         """Add a point's legs and write the file anew."""
-        self.legs += legs
-        if self.stem is not None:
-            records.write_records(Path(f"{self.stem}.jsonl"), self.run, self.legs)
-
-    def interrupted(self) -> str:
-        """Return what to say of an interrupted run."""
-        points = len({leg.point for leg in self.legs})
-        after = f"interrupted after {points} point{'' if points == 1 else 's'}"
-        if self.stem is None or not self.legs:
-            return f"{after}; nothing was saved"
-        return f"{after}; go on with the same arguments and --resume {self.stem}.jsonl"
+        self.entries += legs
+        self.save()
 
 
 def _differences(

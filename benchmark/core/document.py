@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A document of headings, text, tables, code and charts, and its two forms: Markdown and one page.
+"""A document of headings, text, tables, code and charts, as Markdown and pictures.
 
 A number enters text only through ``Book.cite``, which notes the record that it comes from; a book
 that masks writes a blank in its place, so that what remains shows whether any number has no record.
@@ -7,19 +7,22 @@ that masks writes a blank in its place, so that what remains shows whether any n
 
 from __future__ import annotations
 
-import html
 import io
-import json
+import math
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from benchmark.core.records import atomic_write
+from benchmark.core.styles import BARS, Style, colour_of, style_of
 
 MASK = "□"
-_MARKERS = "osD^v<>PX*hp"
+# Up to so many different places along x are ticks themselves; logarithms over a wider range than
+# this one are written as powers of ten.
+MOST_TICKS = 12
+WIDE = 500
 
 
 @dataclass(frozen=True)
@@ -85,7 +88,10 @@ class Code:
 
 @dataclass(frozen=True)
 class Series:
-    """A line of a chart, or its points alone, with bounds around each where they are known."""
+    """A line of a chart, or its points alone, with bounds around each where they are known.
+
+    A contender's series bears its title and has its style; ``hollow`` marks points extrapolated.
+    """
 
     name: str
     x: Sequence[float | str]
@@ -93,6 +99,8 @@ class Series:
     low: Sequence[float] | None = None
     high: Sequence[float] | None = None
     line: bool = True
+    hollow: Sequence[bool] | None = None
+    style: Style | None = None
 
 
 @dataclass(frozen=True)
@@ -109,7 +117,21 @@ class Chart:
     bars: bool = False
 
 
-Block = Heading | Text | Items | Table | Code | Chart
+@dataclass(frozen=True)
+class Ranking:
+    """A chart of one number a contender with its bounds, a row each, the first on top."""
+
+    name: str
+    title: str
+    x: str
+    names: Sequence[str]
+    values: Sequence[float]
+    low: Sequence[float]
+    high: Sequence[float]
+    hollow: Sequence[bool]
+
+
+Block = Heading | Text | Items | Table | Code | Chart | Ranking
 
 
 # Markdown
@@ -131,9 +153,18 @@ def markdown(blocks: Sequence[Block]) -> str:
                 parts.append("\n".join("| " + " | ".join(line) + " |" for line in lines))
             case Code(text, language):
                 parts.append(f"```{language}\n{text}\n```")
-            case Chart(name, title):
+            case Chart(name, title) | Ranking(name, title):
                 parts.append(f"![{title}](./results/{name}.png)")
     return "\n\n".join(parts) + "\n"
+
+
+def anchor_of(heading: str) -> str:
+    """Return where a link to a heading leads, as GitHub names it.
+
+    >>> anchor_of("4.3 Batch size")
+    '43-batch-size'
+    """
+    return re.sub(r"[^a-z0-9 -]", "", heading.lower()).replace(" ", "-")
 
 
 def prose_digits(text: str) -> list[str]:
@@ -156,10 +187,33 @@ def prose_digits(text: str) -> list[str]:
     return found
 
 
+def replaced(document: str, begin: str, end: str, content: str) -> str:
+    """Return a document with what stands between two markers replaced.
+
+    >>> replaced("a <b> old <e> c", "<b>", "<e>", "new")
+    'a <b>\\n\\nnew\\n\\n<e> c'
+    """
+    before, rest = document.split(begin)
+    _, after = rest.split(end)
+    return f"{before}{begin}\n\n{content}\n\n{end}{after}"
+
+
+def number(value: float, digits: int = 3) -> str:
+    """Write a number with so many significant digits, never as a power of ten.
+
+    >>> number(38520.19, 4), number(0.0301), number(216.04, 4), number(0.0)
+    ('38,520', '0.0301', '216.0', '0')
+    """
+    if value == 0:
+        return "0"
+    places = digits - 1 - math.floor(math.log10(abs(value)))
+    return f"{round(value, places):,.{max(0, places)}f}"
+
+
 # Pictures
 
 
-def draw(chart: Chart, path: Path) -> None:
+def draw(chart: Chart | Ranking, path: Path) -> None:
     """Draw a chart as a PNG."""
     import matplotlib
 
@@ -167,219 +221,158 @@ def draw(chart: Chart, path: Path) -> None:
     from matplotlib import pyplot
 
     figure, axes = pyplot.subplots(figsize=(9.5, 5.2))
-    colours = pyplot.get_cmap("tab10")
-    categories = [x for series in chart.series for x in series.x if isinstance(x, str)]
-    names = list(dict.fromkeys(categories))
-    width = 0.8 / max(1, len(chart.series))
-    for number, series in enumerate(chart.series):
-        colour = colours(number % 10)
-        if chart.bars:
-            places = [names.index(str(x)) for x in series.x]
-            shift = (number - (len(chart.series) - 1) / 2) * width
-            axes.bar(
-                [place + shift for place in places],
-                series.y,
-                width,
-                yerr=_errors(series),
-                capsize=2,
-                label=series.name,
-                color=colour,
-            )
-            continue
-        axes.errorbar(
-            series.x,
-            series.y,
-            _errors(series),
-            capsize=3,
-            marker=_MARKERS[number % len(_MARKERS)],
-            linewidth=2.4 if number == 0 else 1.4,
-            linestyle="-" if series.line else "none",
-            label=series.name,
-            color=colour,
-        )
-    if chart.bars:
-        axes.set_xticks(range(len(names)), names, rotation=20 if len(names) > 4 else 0, fontsize=9)
+    if isinstance(chart, Ranking):
+        draw_ranking(axes, chart)
     else:
-        ticks = sorted({float(x) for series in chart.series for x in series.x})
-        if chart.log_x:
-            axes.set_xscale("log")
-        if len(ticks) <= 12:
-            axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
-            axes.minorticks_on()
-            axes.tick_params(axis="x", which="minor", bottom=False, labelbottom=False)
-    if chart.log_y:
-        axes.set_yscale("log")
-    axes.set_xlabel(chart.x)
-    axes.set_ylabel(chart.y)
-    axes.set_title(chart.title, fontsize=11)
-    axes.grid(True, axis="y", alpha=0.35)
-    axes.legend(fontsize=8.5, frameon=False, loc="center left", bbox_to_anchor=(1.01, 0.5))
+        (_draw_bars if chart.bars else draw_lines)(axes, chart)
+        axes.legend(fontsize=9, frameon=False, loc="center left", bbox_to_anchor=(1.01, 0.5))
+    figure.suptitle(chart.title, fontsize=11)
     figure.tight_layout()
+    save(figure, path)
+
+
+def save(figure: Any, path: Path, dpi: int = 110) -> None:
+    """Write a figure as a PNG, whole or not at all, and close it."""
+    from matplotlib import pyplot
+
     buffer = io.BytesIO()
     # No version in the file: the same records give the same picture.
-    figure.savefig(buffer, format="png", dpi=110, metadata={"Software": None})
+    figure.savefig(buffer, format="png", dpi=dpi, metadata={"Software": None})
     pyplot.close(figure)
     atomic_write(path, buffer.getvalue())
 
 
-def _errors(series: Series) -> list[list[float]] | None:
+def draw_lines(axes: Any, chart: Chart) -> None:
+    """Draw the series of a chart that is no bars, with its axes; title and legend are left out."""
+    for order, series in enumerate(chart.series):
+        style = series.style or style_of(series.name, order)
+        axes.errorbar(
+            series.x,
+            series.y,
+            errors(series),
+            capsize=3,
+            marker=style.marker or None,
+            linewidth=style.width,
+            linestyle=style.dash if series.line else "none",
+            label=series.name,
+            color=style.colour,
+        )
+        hollow = [
+            (x, y)
+            for x, y, marked in zip(series.x, series.y, series.hollow or (), strict=False)
+            if marked
+        ]
+        if hollow:
+            axes.plot(
+                *zip(*hollow, strict=True),
+                linestyle="none",
+                marker=style.marker,
+                markerfacecolor="white",
+                markeredgecolor=style.colour,
+                zorder=4,
+            )
+    for axis, set_scale, log in (
+        (axes.xaxis, axes.set_xscale, chart.log_x),
+        (axes.yaxis, axes.set_yscale, chart.log_y),
+    ):
+        if log:
+            set_scale("log")
+        _set_ticks(axis, log=log)
+    ticks = sorted({float(x) for series in chart.series for x in series.x})
+    # Numbers that were chosen, as of qubits; measured ones make no ticks.
+    if len(ticks) <= MOST_TICKS and all(tick.is_integer() for tick in ticks):
+        axes.set_xticks(ticks, [f"{tick:,g}" for tick in ticks])
+        axes.tick_params(axis="x", which="minor", bottom=False, labelbottom=False)
+    axes.set_xlabel(chart.x)
+    axes.set_ylabel(chart.y)
+    axes.grid(True, which="major", alpha=0.35)
+    axes.grid(True, which="minor", axis="y", alpha=0.12)
+
+
+def _set_ticks(axis: Any, *, log: bool) -> None:
+    """Write plain numbers on a logarithmic axis of few decades, integers on a long linear one."""
+    from matplotlib import ticker
+
+    low, high = axis.get_view_interval()
+    if not log and high - low >= 5:
+        axis.set_major_locator(ticker.MaxNLocator(integer=True))
+    if log and high / low < WIDE:
+        axis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
+        axis.set_major_formatter(ticker.FuncFormatter(lambda value, _: f"{value:,g}"))
+        axis.set_minor_formatter(ticker.NullFormatter())
+
+
+def draw_ranking(axes: Any, ranking: Ranking) -> None:
+    """Draw each contender's number on a logarithmic axis, with its value beside it."""
+    rows = zip(
+        ranking.names, ranking.values, ranking.low, ranking.high, ranking.hollow, strict=True
+    )
+    for place, (name, value, low, high, hollow) in enumerate(rows):
+        colour = colour_of(name)
+        axes.errorbar(
+            value,
+            place,
+            xerr=[[value - low], [high - value]],
+            marker="o",
+            markersize=8,
+            capsize=3,
+            color=colour,
+            markerfacecolor="white" if hollow else colour,
+        )
+        axes.annotate(
+            number(value),
+            (high, place),
+            xytext=(9, 0),
+            textcoords="offset points",
+            va="center",
+            fontsize=9,
+        )
+    axes.set_xscale("log")
+    axes.margins(x=0.12)
+    axes.set_yticks(range(len(ranking.names)), ranking.names)
+    axes.invert_yaxis()
+    axes.set_xlabel(ranking.x)
+    axes.grid(True, which="major", alpha=0.35)
+
+
+def _draw_bars(axes: Any, chart: Chart) -> None:
+    """Draw groups of bars, each with its value above: on a logarithmic axis lengths say little."""
+    names = list(dict.fromkeys(str(x) for series in chart.series for x in series.x))
+    width = 0.8 / max(1, len(chart.series))
+    for order, series in enumerate(chart.series):
+        shift = (order - (len(chart.series) - 1) / 2) * width
+        drawn = axes.bar(
+            [names.index(str(x)) + shift for x in series.x],
+            series.y,
+            width,
+            yerr=errors(series),
+            capsize=2,
+            label=series.name,
+            color=BARS[order % len(BARS)],
+        )
+        axes.bar_label(drawn, [number(y) for y in series.y], fontsize=8, padding=2)
+    if chart.log_y:
+        axes.set_yscale("log")
+    axes.margins(y=0.08)
+    long = len(names) > 4
+    axes.set_xticks(
+        range(len(names)),
+        names,
+        fontsize=9,
+        rotation=20 if long else 0,
+        ha="right" if long else "center",
+        rotation_mode="anchor",
+    )
+    axes.set_ylabel(chart.y)
+    axes.grid(True, axis="y", alpha=0.35)
+    axes.set_axisbelow(True)
+
+
+def errors(series: Series) -> list[list[float]] | None:
+    """Return how far the bounds lie below and above each point, None where they are unknown."""
     if series.low is None or series.high is None:
         return None
     return [
         [max(0.0, y - low) for y, low in zip(series.y, series.low, strict=True)],
         [max(0.0, high - y) for y, high in zip(series.y, series.high, strict=True)],
     ]
-
-
-# The page
-
-
-def page(blocks: Sequence[Block], title: str) -> str:
-    """Return the document as one HTML file that needs nothing else; charts are interactive."""
-    from plotly.offline import get_plotlyjs
-
-    body = []
-    charts: list[dict[str, Any]] = []
-    contents = []
-    for block in blocks:
-        match block:
-            case Heading(level, text):
-                anchor = re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")
-                body.append(f'<h{level} id="{anchor}">{inline(text)}</h{level}>')
-                if level == 2:
-                    contents.append(f'<li><a href="#{anchor}">{inline(text)}</a></li>')
-            case Text(text):
-                body.append(f"<p>{inline(text)}</p>")
-            case Items(items):
-                body.append("<ul>" + "".join(f"<li>{inline(one)}</li>" for one in items) + "</ul>")
-            case Table(head, rows):
-                body.append(_table(head, rows))
-            case Code(text):
-                body.append(f"<pre><code>{html.escape(text)}</code></pre>")
-            case Chart():
-                body.append(f'<div class="chart" id="chart-{block.name}"></div>')
-                charts.append({"id": f"chart-{block.name}", **_plotly(block)})
-    data = json.dumps(charts).replace("</", "<\\/")
-    return _PAGE.format(
-        title=html.escape(title),
-        contents="".join(contents),
-        body="\n".join(body),
-        plotly=get_plotlyjs(),
-        charts=data,
-    )
-
-
-def inline(text: str) -> str:
-    """Return a text's marks as HTML.
-
-    >>> inline("**a** `b < c` [d](e.md)")
-    '<b>a</b> <code>b &lt; c</code> <a href="e.md">d</a>'
-    """
-    found = html.escape(text, quote=False)
-    rules: Sequence[tuple[str, str | Callable[[re.Match[str]], str]]] = (
-        (r"`([^`]+)`", r"<code>\1</code>"),
-        (r"\*\*([^*]+)\*\*", r"<b>\1</b>"),
-        (r"\[([^\]]+)\]\(([^)]+)\)", r'<a href="\2">\1</a>'),
-    )
-    for pattern, replacement in rules:
-        found = re.sub(pattern, replacement, found)
-    return found
-
-
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    heads = "".join(f"<th>{inline(cell)}</th>" for cell in head)
-    lines = "".join(
-        "<tr>" + "".join(f"<td>{inline(cell)}</td>" for cell in row) + "</tr>" for row in rows
-    )
-    return f"<table><thead><tr>{heads}</tr></thead><tbody>{lines}</tbody></table>"
-
-
-def _plotly(chart: Chart) -> Mapping[str, Any]:
-    traces = []
-    for series in chart.series:
-        trace: dict[str, Any] = {
-            "name": series.name,
-            "x": list(series.x),
-            "y": list(series.y),
-            "type": "bar" if chart.bars else "scatter",
-        }
-        if not chart.bars:
-            trace["mode"] = "lines+markers" if series.line else "markers"
-        errors = _errors(series)
-        if errors is not None:
-            trace["error_y"] = {
-                "type": "data",
-                "symmetric": False,
-                "array": errors[1],
-                "arrayminus": errors[0],
-            }
-        traces.append(trace)
-    layout = {
-        "title": {"text": chart.title, "font": {"size": 15}},
-        "xaxis": {"title": {"text": chart.x}, "type": "log" if chart.log_x else "-"},
-        "yaxis": {"title": {"text": chart.y}, "type": "log" if chart.log_y else "-"},
-        "barmode": "group",
-        "height": 430,
-        "margin": {"t": 50, "r": 10, "b": 50, "l": 70},
-        "legend": {"font": {"size": 11}},
-        "paper_bgcolor": "white",
-        "plot_bgcolor": "white",
-    }
-    for axis in ("xaxis", "yaxis"):
-        layout[axis]["gridcolor"] = "#e6e6e6"  # type: ignore[index]
-    return {"data": traces, "layout": layout}
-
-
-_PAGE = """<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{title}</title>
-<link rel="icon" href="data:,">
-<style>
-body {{ font: 16px/1.55 system-ui, sans-serif; color: #222; max-width: 66rem; margin: 2rem auto;
-  padding: 0 1.2rem; }}
-h1 {{ font-size: 1.9rem; }} h2 {{ margin-top: 2.6rem; border-bottom: 1px solid #ddd; }}
-table {{ border-collapse: collapse; font-size: .88rem; margin: 1rem 0; display: block;
-  overflow-x: auto; }}
-th, td {{ border-bottom: 1px solid #e4e4e4; padding: .3rem .7rem; text-align: left;
-  white-space: nowrap; }}
-th {{ cursor: pointer; background: #f6f6f6; }}
-th::after {{ content: " \\2195"; color: #bbb; }}
-pre {{ background: #f6f6f6; padding: .8rem; overflow-x: auto; font-size: .85rem; }}
-code {{ background: #f6f6f6; font-size: .9em; }}
-nav ul {{ columns: 2; padding-left: 1.2rem; }}
-.chart {{ margin: 1.2rem 0; }}
-</style>
-</head>
-<body>
-<nav><ul>{contents}</ul></nav>
-{body}
-<script>{plotly}</script>
-<script>
-const charts = {charts};
-for (const chart of charts)
-  Plotly.newPlot(chart.id, chart.data, chart.layout, {{responsive: true, displaylogo: false}});
-// A click on a column's head sorts the table by it: by numbers where both cells begin with one.
-function key(cell) {{
-  const number = parseFloat(cell.textContent.replace(/,/g, ""));
-  return Number.isNaN(number) ? cell.textContent : number;
-}}
-for (const head of document.querySelectorAll("th"))
-  head.addEventListener("click", () => {{
-    const body = head.closest("table").tBodies[0], column = head.cellIndex;
-    const down = head.dataset.order !== "up";
-    head.dataset.order = down ? "up" : "down";
-    const rows = Array.from(body.rows).sort((a, b) => {{
-      const x = key(a.cells[column]), y = key(b.cells[column]);
-      const order = typeof x === typeof y ? (x < y ? -1 : x > y ? 1 : 0) :
-        typeof x === "number" ? -1 : 1;
-      return down ? order : -order;
-    }});
-    body.append(...rows);
-  }});
-</script>
-</body>
-</html>
-"""

@@ -1,121 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Plots of records: a comparison over samples, and sweeps over all that grows."""
+"""Charts of legs: a comparison over samples, and sweeps over all that grows, alone or as one PNG.
+
+Points are medians with their intervals; hollow ones were extrapolated from fewer rows.
+"""
 
 from __future__ import annotations
 
-import io
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmark.core.contenders import CONTENDERS, ENCODERS, ROADMAP_RIVAL
-from benchmark.core.records import Leg, atomic_write
-from benchmark.core.report import METHOD_TITLES, find, speedup, times
-
-_MARKERS = "osD^v<>PX*hp"
-
-
-def write_plot(path: Path, run: Mapping[str, Any], legs: Sequence[Leg]) -> None:
-    """Draw a PNG; QDP's points carry their speedup over PennyLane's path, hollow points are
-    extrapolated from fewer rows, bars are 95 % intervals."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    case, hardware = run["case"], run["environment"]
-    figure, (time_axes, rate_axes) = pyplot.subplots(1, 2, figsize=(13, 6.2))
-    order = list(CONTENDERS)
-    timed = sorted({leg.contender for leg in legs if leg.ok}, key=order.index)
-    colours = pyplot.get_cmap("tab20")
-    for contender in timed:
-        own = sorted(
-            (leg for leg in legs if leg.ok and leg.contender == contender),
-            key=lambda leg: leg.n_samples,
-        )
-        number = order.index(contender)
-        style = {
-            "color": colours(number % 20),
-            "marker": _MARKERS[number % len(_MARKERS)],
-            "linewidth": 2.4 if contender == "qdp" else 1.4,
-            "zorder": 3 if contender == "qdp" else 2,
-        }
-        label = f"{own[0].title} ({own[0].rule})"
-        sizes = [leg.n_samples for leg in own]
-        totals = [leg.total for leg in own]
-        errors = [
-            [total.median - total.low for total in totals],
-            [total.high - total.median for total in totals],
-        ]
-        time_axes.errorbar(
-            sizes, [total.median for total in totals], errors, capsize=3, label=label, **style
-        )
-        rate_axes.plot(sizes, [leg.throughput for leg in own], label=label, **style)
-        hollow = [leg for leg in own if leg.extrapolated]
-        for axes, heights in (
-            (time_axes, [leg.total.median for leg in hollow]),
-            (rate_axes, [leg.throughput for leg in hollow]),
-        ):
-            axes.plot(
-                [leg.n_samples for leg in hollow],
-                heights,
-                linestyle="none",
-                marker=style["marker"],
-                markerfacecolor="white",
-                markeredgecolor=style["color"],
-                zorder=4,
-            )
-    for n_samples in sorted({leg.n_samples for leg in legs}):
-        here = [leg for leg in legs if leg.n_samples == n_samples]
-        own_leg, rival = find(here, "qdp"), find(here, ROADMAP_RIVAL)
-        if own_leg is None or rival is None:
-            continue
-        text = times(speedup(rival, own_leg).value)
-        for axes, height, below in (
-            (time_axes, own_leg.total.median, True),
-            (rate_axes, own_leg.throughput, False),
-        ):
-            axes.annotate(
-                text,
-                (n_samples, height),
-                textcoords="offset points",
-                xytext=(0, -16 if below else 9),
-                ha="center",
-                fontsize=9,
-                fontweight="bold",
-                zorder=5,
-                bbox={"boxstyle": "round,pad=0.15", "facecolor": "white", "edgecolor": "none"},
-            )
-    ticks = sorted({leg.n_samples for leg in legs if leg.ok})
-    for axes, name in ((time_axes, "Total time (ms)"), (rate_axes, "Throughput (samples/s)")):
-        axes.set_xscale("log")
-        axes.set_yscale("log")
-        axes.set_xticks(ticks, [str(tick) for tick in ticks])
-        axes.minorticks_on()
-        axes.tick_params(axis="x", which="minor", bottom=False, labelbottom=False)
-        axes.set_xlabel("Number of samples")
-        axes.set_ylabel(name)
-        axes.margins(x=0.12, y=0.12)
-        axes.grid(True, which="major", alpha=0.35)
-        axes.grid(True, which="minor", axis="y", alpha=0.12)
-    handles, labels = time_axes.get_legend_handles_labels()
-    columns = 3 if len(labels) > 2 else max(1, len(labels))
-    rows = -(-len(labels) // columns)
-    figure.legend(handles, labels, loc="lower center", ncols=columns, fontsize=9, frameon=False)
-    figure.suptitle(
-        f"Per-sample gradients: {case['n_qubits']} qubits, {case['n_layers']} layers, "
-        f"{len(case['parameters'])} parameters, {case['observable']}, {case['precision']} precision"
-        f" - QDP by {METHOD_TITLES[case['method']].lower()}\n"
-        f"{run['dataset']['name']}; {hardware['cpu']}, {case['threads']} threads; "
-        "labels: QDP's speedup over PennyLane's path; hollow: extrapolated",
-        fontsize=10.5,
-    )
-    figure.tight_layout(rect=(0, 0.02 + 0.031 * rows, 1, 1))
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=130)
-    pyplot.close(figure)
-    atomic_write(path, buffer.getvalue())
-
+from benchmark.core.contenders import ROADMAP_RIVAL
+from benchmark.core.document import Chart, Ranking, Series, draw, draw_lines, save
+from benchmark.core.ratios import find, speedup, times
+from benchmark.core.records import Leg
+from benchmark.core.report import METHOD_TITLES
+from benchmark.core.styles import style_of
 
 # What a sweep varies, as the axis under its plot: the words, and where a leg has the number.
 AXES: dict[str, tuple[str, Callable[[Leg], float]]] = {
@@ -126,6 +26,87 @@ AXES: dict[str, tuple[str, Callable[[Leg], float]]] = {
     "threads": ("Threads", lambda leg: leg.case["threads"]),
 }
 
+# What is drawn of a leg, as the axis beside the plot: the words, and the value that a total in
+# milliseconds means for that many samples.
+QUANTITIES: dict[str, tuple[str, Callable[[float, int], float]]] = {
+    "time": ("Time of all samples (ms)", lambda total, n_samples: total),
+    "latency": ("Latency (ms a sample)", lambda total, n_samples: total / n_samples),
+    "throughput": ("Throughput (samples/s)", lambda total, n_samples: 1e3 * n_samples / total),
+}
+
+
+def names_of(legs: Sequence[Leg]) -> dict[str, str]:
+    """Return each contender's title, with its gradient rule where that is not the common one."""
+    rules = [leg.rule for leg in legs if leg.ok]
+    common = max(dict.fromkeys(rules), key=rules.count, default="")
+    return {
+        leg.contender: leg.title if leg.rule == common else f"{leg.title} ({leg.rule})"
+        for leg in legs
+        if leg.ok
+    }
+
+
+def series_of(legs: Sequence[Leg], x: Callable[[Leg], float], quantity: str) -> list[Series]:
+    """Return a series for each contender timed, with the interval of each point."""
+    _, value = QUANTITIES[quantity]
+    names = names_of(legs)
+    found = []
+    for contender in dict.fromkeys(leg.contender for leg in legs):
+        own = sorted((leg for leg in legs if leg.ok and leg.contender == contender), key=x)
+        if not own:
+            continue
+        bounds = [
+            sorted(value(total, leg.n_samples) for total in (leg.total.low, leg.total.high))
+            for leg in own
+        ]
+        found.append(
+            Series(
+                names[contender],
+                [x(leg) for leg in own],
+                [value(leg.total.median, leg.n_samples) for leg in own],
+                [low for low, _ in bounds],
+                [high for _, high in bounds],
+                hollow=[leg.extrapolated for leg in own],
+                style=style_of(own[0].title),
+            )
+        )
+    return found
+
+
+def sweep_chart(
+    name: str, title: str, legs: Sequence[Leg], sweep: str, quantity: str = "throughput"
+) -> Chart:
+    """Return a chart of one series of legs against what its sweep varies."""
+    words, x = AXES[sweep]
+    return Chart(
+        name,
+        title,
+        words,
+        QUANTITIES[quantity][0],
+        series_of(legs, x, quantity),
+        log_x=sweep in ("samples", "batch"),
+    )
+
+
+def ranking_of(name: str, title: str, legs: Sequence[Leg]) -> Ranking:
+    """Return a chart of the microseconds a sample of legs of one size, the fastest first."""
+    timed = sorted((leg for leg in legs if leg.ok), key=lambda leg: leg.total.median)
+    names = names_of(timed)
+    bounds = [
+        [1e3 * total / leg.n_samples for total in (leg.total.low, leg.total.median, leg.total.high)]
+        for leg in timed
+    ]
+    return Ranking(
+        name,
+        title,
+        "Time of a sample (µs)",
+        [names[leg.contender] for leg in timed],
+        [middle for _, middle, _ in bounds],
+        [low for low, _, _ in bounds],
+        [high for _, _, high in bounds],
+        [leg.extrapolated for leg in timed],
+    )
+
 
 def series_title(leg: Leg) -> str:
     """Return what a sweep of the leg measures."""
@@ -133,70 +114,6 @@ def series_title(leg: Leg) -> str:
     if case["kind"] == "encoding":
         return f"{case['encoding']} encoding"
     return f"{case['method']} gradients"
-
-
-def style_of(contender: str) -> dict[str, Any]:
-    """Return colour and marker of a contender, the same in every plot."""
-    from matplotlib import pyplot
-
-    order = [*CONTENDERS, *(name for name in ENCODERS if name not in CONTENDERS)]
-    number = order.index(contender)
-    own = contender == "qdp"
-    return {
-        "color": pyplot.get_cmap("tab20")(number % 20),
-        "marker": _MARKERS[number % len(_MARKERS)],
-        "linewidth": 2.4 if own else 1.4,
-        "zorder": 3 if own else 2,
-    }
-
-
-def draw_sweep(axes: Any, legs: Sequence[Leg], sweep: str, *, latency: bool = False) -> None:
-    """Draw throughput, or milliseconds a sample, of one series against what its sweep varies."""
-    words, number = AXES[sweep]
-    for contender in dict.fromkeys(leg.contender for leg in legs):
-        own = sorted((leg for leg in legs if leg.ok and leg.contender == contender), key=number)
-        if not own:
-            continue
-        places = [number(leg) for leg in own]
-        scales = [1 / leg.n_samples for leg in own]
-        totals = [leg.total for leg in own]
-        if latency:
-            middle = [total.median * scale for total, scale in zip(totals, scales, strict=True)]
-            low = [total.low * scale for total, scale in zip(totals, scales, strict=True)]
-            high = [total.high * scale for total, scale in zip(totals, scales, strict=True)]
-        else:
-            middle = [leg.throughput for leg in own]
-            low = [1e3 * leg.n_samples / leg.total.high for leg in own]
-            high = [1e3 * leg.n_samples / leg.total.low for leg in own]
-        errors = [
-            [at - bound for at, bound in zip(middle, low, strict=True)],
-            [bound - at for at, bound in zip(middle, high, strict=True)],
-        ]
-        style = style_of(contender)
-        axes.errorbar(places, middle, errors, capsize=3, label=own[0].title, **style)
-        hollow = [
-            (at, to) for leg, at, to in zip(own, places, middle, strict=True) if leg.extrapolated
-        ]
-        if hollow:
-            colours = {"markerfacecolor": "white", "markeredgecolor": style["color"]}
-            axes.plot(
-                *zip(*hollow, strict=True),
-                linestyle="none",
-                marker=style["marker"],
-                zorder=4,
-                **colours,
-            )
-    axes.set_yscale("log")
-    if sweep in ("samples", "batch"):
-        axes.set_xscale("log")
-    ticks = sorted({number(leg) for leg in legs})
-    axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
-    axes.minorticks_on()
-    axes.tick_params(axis="x", which="minor", bottom=False, labelbottom=False)
-    axes.set_xlabel(words)
-    axes.set_ylabel("Latency (ms a sample)" if latency else "Throughput (samples/s)")
-    axes.grid(True, which="major", alpha=0.35)
-    axes.grid(True, which="minor", axis="y", alpha=0.12)
 
 
 def sweeps_of(legs: Sequence[Leg]) -> dict[tuple[str, str], list[Leg]]:
@@ -209,29 +126,80 @@ def sweeps_of(legs: Sequence[Leg]) -> dict[tuple[str, str], list[Leg]]:
 
 def write_scaling_plot(path: Path, run: Mapping[str, Any], legs: Sequence[Leg]) -> None:
     """Draw a PNG of all sweeps: throughput left and latency right, a row a series."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
     series = sweeps_of(legs)
     if not series:
         raise ValueError("expected at least one timed leg to plot, got none")
-    figure, grid = pyplot.subplots(
-        len(series), 2, figsize=(14, 4.4 * len(series) + 0.8), squeeze=False
-    )
-    for axes, ((sweep, title), found) in zip(grid, series.items(), strict=True):
-        draw_sweep(axes[0], found, sweep)
-        draw_sweep(axes[1], found, sweep, latency=True)
-        axes[0].set_title(f"{title} against {sweep}", fontsize=10.5)
-        axes[1].legend(fontsize=8, frameon=False, loc="center left", bbox_to_anchor=(1.01, 0.5))
+    figure, grid = _figure(len(series), 2, (14, 4.4 * len(series) + 0.8))
+    for (left, right), ((sweep, title), found) in zip(grid, series.items(), strict=True):
+        for axes, quantity in ((left, "throughput"), (right, "latency")):
+            draw_lines(axes, sweep_chart("", "", found, sweep, quantity))
+        left.set_title(f"{title} against {sweep}", fontsize=10.5)
+        right.legend(fontsize=8, frameon=False, loc="center left", bbox_to_anchor=(1.01, 0.5))
     figure.suptitle(
         f"{run['dataset']['name']}; {run['environment']['cpu']}; bars are bootstrap intervals; "
         "hollow: extrapolated",
         fontsize=10.5,
     )
     figure.tight_layout(rect=(0, 0, 1, 0.985))
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=110)
-    pyplot.close(figure)
-    atomic_write(path, buffer.getvalue())
+    save(figure, path)
+
+
+def write_plot(path: Path, run: Mapping[str, Any], legs: Sequence[Leg]) -> None:
+    """Draw a PNG: time and throughput against samples, or the ranking of a single size.
+
+    QDP's points carry their speedup over PennyLane's path.
+    """
+    case, hardware = run["case"], run["environment"]
+    title = (
+        f"Per-sample gradients: {case['n_qubits']} qubits, {case['n_layers']} layers, "
+        f"{len(case['parameters'])} parameters, {case['observable']}, {case['precision']} "
+        f"precision; QDP by {METHOD_TITLES[case['method']].lower()}\n"
+        f"{run['dataset']['name']}; {hardware['cpu']}, {case['threads']} threads; "
+    )
+    sizes = sorted({leg.n_samples for leg in legs})
+    if len(sizes) == 1:
+        title += f"{sizes[0]:,} samples; hollow: extrapolated"
+        draw(ranking_of("", title, legs), path)
+        return
+    figure, ((time_axes, rate_axes),) = _figure(1, 2, (13, 6.2))
+    for axes, quantity in ((time_axes, "time"), (rate_axes, "throughput")):
+        draw_lines(axes, sweep_chart("", "", legs, "samples", quantity))
+        axes.margins(x=0.12, y=0.12)
+    for n_samples in sizes:
+        here = [leg for leg in legs if leg.n_samples == n_samples]
+        own, rival = find(here, "qdp"), find(here, ROADMAP_RIVAL)
+        if own is None or rival is None:
+            continue
+        text = times(speedup(rival, own).value)
+        for axes, height, offset in (
+            (time_axes, own.total.median, -16),
+            (rate_axes, own.throughput, 9),
+        ):
+            axes.annotate(
+                text,
+                (n_samples, height),
+                textcoords="offset points",
+                xytext=(0, offset),
+                ha="center",
+                fontsize=9,
+                fontweight="bold",
+                zorder=5,
+                bbox={"boxstyle": "round,pad=0.15", "facecolor": "white", "edgecolor": "none"},
+            )
+    handles, labels = time_axes.get_legend_handles_labels()
+    columns = max(1, min(3, len(labels)))
+    rows = -(-len(labels) // columns)
+    figure.legend(handles, labels, loc="lower center", ncols=columns, fontsize=9, frameon=False)
+    title += "labels: QDP's speedup over PennyLane's path; hollow: extrapolated"
+    figure.suptitle(title, fontsize=10.5)
+    figure.tight_layout(rect=(0, 0.02 + 0.031 * rows, 1, 1))
+    save(figure, path, dpi=130)
+
+
+def _figure(rows: int, columns: int, size: tuple[float, float]) -> Any:
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    return pyplot.subplots(rows, columns, figsize=size, squeeze=False)

@@ -12,11 +12,11 @@ import io
 import json
 import os
 import tempfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from numpy.typing import NDArray
 
@@ -26,6 +26,7 @@ FORMAT = 1
 # Half the width of an interval over its median, from which a figure is called noisy.
 NOISY = 0.25
 STATUSES = ("ok", "failed", "skipped", "unsupported", "timed out")
+Entry = TypeVar("Entry")
 
 
 @dataclass
@@ -106,17 +107,7 @@ class Leg:
     @property
     def gpu(self) -> dict[str, float]:
         """The GPU's readings over all repetitions: the most memory, and means of the rest."""
-        found: dict[str, list[float]] = {}
-        for one in self.metering:
-            for name, value in one.get("gpu", {}).items():
-                if isinstance(value, Mapping):
-                    found.setdefault(name, []).append(
-                        value["max" if name == "memory_bytes" else "mean"]
-                    )
-        return {
-            name: max(values) if name == "memory_bytes" else sum(values) / len(values)
-            for name, values in found.items()
-        }
+        return gpu_readings(self.metering)
 
     @property
     def encoding(self) -> float:
@@ -155,6 +146,21 @@ class Leg:
         return cls(**{key: value for key, value in values.items() if key in known})
 
 
+def gpu_readings(metering: Iterable[Mapping[str, Any]]) -> dict[str, float]:
+    """Return a GPU's readings over all regions metered: the most memory, and means of the rest."""
+    found: dict[str, list[float]] = {}
+    for one in metering:
+        for name, value in one.get("gpu", {}).items():
+            if isinstance(value, Mapping):
+                found.setdefault(name, []).append(
+                    value["max" if name == "memory_bytes" else "mean"]
+                )
+    return {
+        name: max(values) if name == "memory_bytes" else sum(values) / len(values)
+        for name, values in found.items()
+    }
+
+
 def state_bytes(leg: Leg) -> int | None:
     """Return the bytes that all of a leg's states take, None where its case is not known."""
     if not leg.case:
@@ -179,31 +185,70 @@ def atomic_write(path: Path, content: bytes) -> None:
         raise
 
 
-def write_records(path: Path, run: Mapping[str, Any], legs: Iterable[Leg]) -> None:
-    """Write the run's line and one line a leg."""
-    lines = [{"kind": "run", "format": FORMAT, **run}, *(leg.to_json() for leg in legs)]
+def write_lines(path: Path, lines: Iterable[Mapping[str, Any]]) -> None:
+    """Write one JSON line a mapping; ValueError for numbers that are not finite."""
     text = "".join(json.dumps(line, allow_nan=False) + "\n" for line in lines)
     atomic_write(path, text.encode())
 
 
-def read_records(path: Path) -> tuple[dict[str, Any], list[Leg]]:
-    """Read what ``write_records`` wrote. Raises ValueError naming the line that is wrong."""
+def save_study(
+    directory: Path, now: datetime, name: str, lines: Iterable[Mapping[str, Any]]
+) -> Path:
+    """Write a study's lines to a file of its own, say where, and return the file's path."""
+    path = Path(f"{output_stem(directory, now, name)}.jsonl")
+    write_lines(path, lines)
+    print(f"Saved: {path}")
+    return path
+
+
+def write_run(path: Path, run: Mapping[str, Any], lines: Iterable[Mapping[str, Any]]) -> None:
+    """Write the run's line and those of its entries."""
+    write_lines(path, [{"kind": "run", "format": FORMAT, **run}, *lines])
+
+
+def write_records(path: Path, run: Mapping[str, Any], legs: Iterable[Leg]) -> None:
+    """Write the run's line and one line a leg."""
+    write_run(path, run, (leg.to_json() for leg in legs))
+
+
+def read_run(
+    path: Path, convert: Callable[[dict[str, Any]], Entry]
+) -> tuple[dict[str, Any], list[Entry]]:
+    """Read what ``write_run`` wrote, each entry converted.
+
+    Raises ValueError naming the line that is wrong: no JSON, or refused by ``convert`` with a
+    KeyError, TypeError or ValueError.
+    """
     run: dict[str, Any] | None = None
-    legs: list[Leg] = []
+    entries: list[Entry] = []
     for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
         try:
             values = json.loads(line)
             if values["kind"] == "run":
                 run = values
-            elif values["kind"] == "leg":
-                legs.append(Leg.from_json(values))
             else:
-                raise ValueError(f"unknown kind {values['kind']!r}")
+                entries.append(convert(values))
         except (KeyError, TypeError, ValueError) as error:
             raise ValueError(f"{path}, line {number}: not a benchmark record: {error}") from error
     if run is None or run.get("format") != FORMAT:
         raise ValueError(f"{path}: expected a run line of format {FORMAT} at the start")
-    return run, legs
+    return run, entries
+
+
+def read_records(path: Path) -> tuple[dict[str, Any], list[Leg]]:
+    """Read what ``write_records`` wrote. Raises ValueError naming the line that is wrong."""
+
+    def leg(values: dict[str, Any]) -> Leg:
+        if values["kind"] != "leg":
+            raise ValueError(f"unknown kind {values['kind']!r}")
+        return Leg.from_json(values)
+
+    return read_run(path, leg)
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """Read the lines of any file of records, the run's first."""
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
 CSV_COLUMNS = (

@@ -9,13 +9,13 @@ does not support it.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from benchmark.core import statistics
 from benchmark.core.contenders import OWN, ROADMAP_RIVAL
+from benchmark.core.ratios import by_point, fastest_rival, find, ratio_words, speedup, times
 from benchmark.core.records import Leg, state_bytes
 
 RULE = "=" * 60
@@ -25,73 +25,7 @@ OBSERVABLE_TITLES = {"z0": "<Z0>", "sum-z": "sum of <Z_q> over all qubits"}
 ZERO_SHARE = {"double": 1e-12, "single": 1e-6}
 
 
-@dataclass(frozen=True)
-class Goal:
-    """A figure to reach: how many times a rival's time is QDP's, at one size."""
-
-    n_qubits: int
-    method: str
-    observable: str
-    rival: str
-    times: float
-
-
-# The goals and their rivals are the design's; the second is the report's headline, against the
-# fastest rival there is.
-GOALS = (
-    Goal(12, "adjoint", "sum-z", "jax", 60),
-    Goal(12, "adjoint", "sum-z", "lightning-cpp", 60),
-    Goal(12, "parameter-shift", "sum-z", "scaluq", 100),
-    Goal(12, "parameter-shift", "sum-z", "lightning-shift", 800),
-    Goal(12, "parameter-shift", "z0", "pennylane", 500),
-    Goal(4, "adjoint", "sum-z", "numpy", 25),
-    Goal(8, "adjoint", "sum-z", "numpy", 40),
-    Goal(10, "adjoint", "sum-z", "numpy", 50),
-    Goal(14, "adjoint", "sum-z", "lightning-cpp", 30),
-    Goal(16, "adjoint", "sum-z", "lightning-cpp", 20),
-)
-
 Sizes = Mapping[int, Sequence[Leg]]
-
-
-def find(legs: Sequence[Leg], contender: str) -> Leg | None:
-    """Return the leg of a contender where it was timed, else None."""
-    return next((leg for leg in legs if leg.contender == contender and leg.ok), None)
-
-
-def fastest_rival(legs: Sequence[Leg], rule: str | None = None) -> Leg | None:
-    """Return the fastest timed leg that is not QDP's, of one gradient rule if given."""
-    rivals = [
-        leg
-        for leg in legs
-        if leg.ok and leg.contender not in OWN and (rule is None or leg.rule == rule)
-    ]
-    return min(rivals, key=lambda leg: leg.total.median, default=None)
-
-
-def speedup(rival: Leg, own: Leg) -> statistics.Ratio:
-    """Return how many times QDP's time the rival takes."""
-    return statistics.ratio(rival.totals, own.totals)
-
-
-def ratio_words(rival: Leg, own: Leg) -> str:
-    """Say how the two compare, with the interval, or that they cannot be told apart."""
-    found = speedup(rival, own)
-    if min(len(rival.totals), len(own.totals)) < 2:
-        return f"{times(found.value)} (single runs, no interval)"
-    interval = f"{times(found.low)} to {times(found.high)}"
-    if not found.significant:
-        return f"not significant ({interval})"
-    return f"{times(found.value)} ({interval})"
-
-
-def times(ratio: float) -> str:
-    """Write a ratio with about three digits.
-
-    >>> times(2.4567), times(33.33), times(1234.5)
-    ('2.46x', '33.3x', '1234x')
-    """
-    return f"{ratio:.2f}x" if ratio < 10 else f"{ratio:.1f}x" if ratio < 100 else f"{ratio:.0f}x"
 
 
 def short_ms(value: float) -> str:
@@ -489,11 +423,10 @@ def gpu_words(readings: Mapping[str, float]) -> str:
 def scaling_summary(legs: Sequence[Leg]) -> str:
     """Return what the points say together: QDP against the fastest rival of each."""
     lines = [RULE, "RESULTS SUMMARY", RULE]
-    points: dict[tuple[str, str, int], list[Leg]] = {}
-    for leg in legs:
-        points.setdefault(leg.point, []).append(leg)
+    points = by_point(legs)
     lines.append(f"{'Sweep':<9}{'Point':<58}{'Samples/s':>12}  against the fastest rival")
-    for (sweep, _, n_samples), found in points.items():
+    for found in points:
+        sweep, _, n_samples = found[0].point
         own, rival = find(found, "qdp"), fastest_rival(found)
         case = found[0].case
         what = case.get("encoding") or f"{case['method']} L={case['n_layers']}"
@@ -508,7 +441,7 @@ def scaling_summary(legs: Sequence[Leg]) -> str:
             else "nothing to compare"
         )
         lines.append(f"{sweep:<9}{point:<58}{rate:>12}  {words}")
-    return "\n".join([*lines, *_verdict(points.values())])
+    return "\n".join([*lines, *_verdict(points)])
 
 
 def _verdict(points: Iterable[Sequence[Leg]]) -> list[str]:

@@ -17,7 +17,7 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -163,6 +163,28 @@ class _Running:
     repeat_timeout_s: float
 
 
+NOT_STARTED = "not started: it timed out "
+
+
+def note_timed_out(
+    known: dict[str, str], stopped: Iterable[tuple[str, str, str]], where: str
+) -> None:
+    """Note who timed out at a point, and why not to start it at the larger points of that sweep.
+
+    ``stopped`` holds contender, status and reason; ``where`` names the point. What was known of a
+    contender before stays.
+
+    >>> known = {}
+    >>> note_timed_out(known, [("slow", "timed out", "no answer within 180 s")], "at 4 qubits")
+    >>> known
+    {'slow': 'not started: it timed out at 4 qubits: no answer within 180 s'}
+    """
+    for name, status, reason in stopped:
+        if status == "timed out":
+            already = reason.startswith(NOT_STARTED)
+            known.setdefault(name, reason if already else f"{NOT_STARTED}{where}: {reason}")
+
+
 def check_rows(case: Case, rows: int) -> int:
     """Return how many rows are compared with the reference before timing."""
     return max(1, min(rows, MOST_CHECK_ROWS, CHECK_AMPLITUDES // case.state_size))
@@ -174,8 +196,13 @@ def run_size(
     contenders: Sequence[str],
     settings: Settings,
     progress: Progress = lambda text: None,
+    timed_out: Mapping[str, str] | None = None,
 ) -> list[Leg]:
-    """Check and time every contender on all rows of ``features``; one leg each, in their order."""
+    """Check and time every contender on all rows of ``features``; one leg each, in their order.
+
+    ``timed_out`` has the reasons for which some are not started, as ``note_timed_out`` writes them.
+    """
+    timed_out = timed_out or {}
     kinds = BY_KIND[case.kind]
     legs = {
         name: Leg(
@@ -183,24 +210,28 @@ def run_size(
             title=kinds[name].title,
             rule=kinds[name].rule_for(getattr(case, "method", "")),
             n_samples=len(features),
-            status="ok",
+            status="timed out" if name in timed_out else "ok",
+            reason=timed_out.get(name, ""),
             encoding_note=kinds[name].encoding_note,
         )
         for name in contenders
     }
+    started = [leg for leg in legs.values() if leg.ok]
+    if not started:
+        return list(legs.values())
     rows = check_rows(case, len(features))
     progress("reference")
     reference = case.reference(features[:rows])
-    together = _fit_together(case, len(features), len(contenders))
+    together = _fit_together(case, len(features), len(started))
     with tempfile.TemporaryDirectory(prefix="qdp-benchmark-") as name:
         folder = Path(name)
         path = folder / "features.npy"
         np.save(path, features)
         session = _Session(case, path, folder, settings, reference, progress)
         if together:
-            session.measure(list(legs.values()), interleaved=len(legs) > 1)
+            session.measure(started, interleaved=len(started) > 1)
         else:
-            for leg in legs.values():
+            for leg in started:
                 session.measure([leg], interleaved=False)
     _compare_timed(case, list(legs.values()))
     return list(legs.values())

@@ -26,9 +26,9 @@ class StateCache:
         ValueError: another dtype.
 
     >>> cache = StateCache(1, 1, device="cpu")
-    >>> cache.encode_all(torch.tensor([[3.0, 4.0]]))
+    >>> cache.encode_all(torch.tensor([[0.0, 2.0]]))
     >>> cache.get_state(0).real.tolist()
-    [0.6, 0.8]
+    [0.0, 1.0]
     """
 
     def __init__(

@@ -101,6 +101,22 @@ def can_tell_apart(first: int, second: int, level: float = LEVEL) -> bool:
     return 2 / math.comb(first + second, first) <= 1 - level
 
 
+def chance_of_ranks(first: Sequence[float], second: Sequence[float]) -> float:
+    """Return how often equal measurements lie as far apart in rank: Mann and Whitney's exact test.
+
+    Raises ImportError without SciPy, which the extra ``benchmark`` has.
+
+    >>> chance_of_ranks([1.0, 2.0, 3.0], [4.0, 5.0, 6.0]), chance_of_ranks([1.0], [2.0])
+    (0.1, 1.0)
+    """
+    try:
+        from scipy import stats
+    except ImportError as error:
+        raise ImportError(f"{error}; install the extra [benchmark]") from error
+    found = stats.mannwhitneyu(_checked(first), _checked(second), method="exact")
+    return float(found.pvalue)
+
+
 def ratio(numerator: Sequence[float], denominator: Sequence[float], level: float = LEVEL) -> Ratio:
     """Return median(numerator) / median(denominator) with its bootstrap interval.
 

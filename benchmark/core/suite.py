@@ -108,8 +108,8 @@ FULL: tuple[Step, ...] = (
     Step(
         "training-two-classes",
         TRAINING,
-        "--dataset mnist --dataset-samples 5000 --n-qubits 10 --epochs 10 --runs 5 "
-        "--encodings amplitude angle iqp-embedding --time-limit 15",
+        "--dataset mnist --dataset-samples 5000 --n-qubits 10 --epochs 10 --seeds 1 2 3 --runs 1 "
+        "--encodings amplitude angle iqp-embedding --time-limit 8",
     ),
     Step(
         "training-ten-classes",
@@ -224,5 +224,5 @@ def _continuation(step: Step, begun: Path, output: Path) -> list[str]:
     if not begun.exists():
         return []
     note, name = begun.read_text(encoding="utf-8").splitlines()
-    goes_on = note == step.note and step.script in (GRADIENT, SCALING)
+    goes_on = note == step.note and step.script in (GRADIENT, SCALING, TRAINING)
     return ["--resume", str(output / name)] if goes_on else []

@@ -6,17 +6,13 @@ angles follows, and the n expectations of Z go through a linear layer to one log
 ten (softmax). Adam, minibatches in one seeded order, double precision throughout; every contender
 does the same arithmetic, so that losses agree epoch by epoch.
 
-``python -m benchmark.core.training`` serves one contender: the case on standard input, then
-{"do": "check"}, {"do": "train", "epochs": E, "budget_s": b}, {"do": "finish"}, a JSON line each.
+``python -m benchmark.core.training`` serves one contender as benchmark.core.service says: the case,
+then {"do": "check"}, {"do": "train", "epochs": E, "budget_s": b}, {"do": "finish"}.
 """
 
 from __future__ import annotations
 
-import json
-import os
-import sys
 import time
-import traceback
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -25,8 +21,9 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmark.core import environment, statistics
+from benchmark.core import environment, service, statistics
 from benchmark.core.cases import ENCODINGS
+from benchmark.core.metering import Meter, peak_bytes
 
 Array = NDArray[np.float64]
 
@@ -36,6 +33,8 @@ CHECK_ROWS = 8
 # Expectations and gradients of the first batch against the reference; losses by epoch.
 CHECK_TOLERANCE = 1e-9
 LOSS_TOLERANCE = 1e-6
+EPOCH_PARTS = ("encoding", "forward", "backward", "optimiser")
+CHECKED = ("states", "values", "loss", "gradient")
 
 
 @dataclass(frozen=True)
@@ -207,6 +206,18 @@ class Served:
         with np.load(request["features"]) as loaded:
             self.data = dict(loaded)
         self.kind = TRAINERS[request["contender"]]
+        self.meter = Meter(index=request.get("gpu", 0))
+
+    def answer(self, command: Mapping[str, Any]) -> dict[str, Any]:
+        """Carry out one command."""
+        match command["do"]:
+            case "check":
+                return self.check()
+            case "train":
+                return self.train(command["epochs"], command["budget_s"])
+            case "finish":
+                return {"event": "finished"}
+        raise ValueError(f"unknown command {command['do']!r}")
 
     def prepare(self) -> dict[str, Any]:
         """Import and build; answer ready or skipped."""
@@ -266,29 +277,31 @@ class Served:
         found = []
         spent = 0.0
         for epoch in range(epochs):
-            times = dict.fromkeys(("encoding", "forward", "backward", "optimiser"), 0.0)
-            start = time.perf_counter()
-            if epoch == 0:
-                self.trainer.encode("train")
-                times["encoding"] = time.perf_counter() - start
+            times = dict.fromkeys(EPOCH_PARTS, 0.0)
             batches = case.batches(len(self.data["train"]), epoch)
             total_loss = 0.0
-            for rows in batches:
-                labels = self.labels["train"][torch.from_numpy(rows)]
-                begin = time.perf_counter()
-                optimiser.zero_grad()
-                values = self.trainer.expectations("train", rows, model["angles"])
-                loss = loss_of(case, self._logits(model, values), labels)
-                forward = time.perf_counter()
-                loss.backward()
-                backward = time.perf_counter()
-                optimiser.step()
-                end = time.perf_counter()
-                times["forward"] += forward - begin
-                times["backward"] += backward - forward
-                times["optimiser"] += end - backward
-                total_loss += float(loss.detach()) * len(rows)
-            seconds = time.perf_counter() - start
+            with self.meter:
+                start = time.perf_counter()
+                if epoch == 0:
+                    self.trainer.encode("train")
+                    times["encoding"] = time.perf_counter() - start
+                for rows in batches:
+                    labels = self.labels["train"][torch.from_numpy(rows)]
+                    begin = time.perf_counter()
+                    optimiser.zero_grad()
+                    values = self.trainer.expectations("train", rows, model["angles"])
+                    loss = loss_of(case, self._logits(model, values), labels)
+                    forward = time.perf_counter()
+                    loss.backward()
+                    backward = time.perf_counter()
+                    optimiser.step()
+                    end = time.perf_counter()
+                    times["forward"] += forward - begin
+                    times["backward"] += backward - forward
+                    times["optimiser"] += end - backward
+                    total_loss += float(loss.detach()) * len(rows)
+                seconds = time.perf_counter() - start
+            metered = self.meter.read()
             inside = self.trainer.embedding_seconds(batches[0])
             if inside is not None:
                 share = min(inside * len(batches), times["forward"])
@@ -300,6 +313,7 @@ class Served:
                 {
                     **{f"{name}_s": value for name, value in times.items()},
                     "seconds": seconds,
+                    **{name: metered[name] for name in ("cpu_s", "gpu") if name in metered},
                     "train_loss": total_loss / len(self.data["train"]),
                     "validation_loss": validation_loss,
                     "validation_accuracy": accuracy,
@@ -313,6 +327,7 @@ class Served:
             "epochs": found,
             # The test rows are looked at once, when training is over.
             "test_accuracy": self._evaluate("test", model)[1] if done else None,
+            "peak_memory_bytes": peak_bytes(),
         }
 
     def _evaluate(self, split: str, model: Mapping[str, Any]) -> tuple[float, float]:
@@ -342,7 +357,7 @@ def epoch_parts(trainings: Sequence[Mapping[str, Any]]) -> list[float]:
     epochs = [epoch for one in trainings for epoch in one["epochs"]]
     medians = [
         1e3 * statistics.median([epoch[f"{part}_s"] for epoch in epochs])
-        for part in ("forward", "backward", "optimiser")
+        for part in EPOCH_PARTS[1:]
     ]
     return [1e3 * sum(epoch["encoding_s"] for epoch in epochs) / len(epochs), *medians]
 
@@ -378,53 +393,36 @@ def reference_check(case: TrainingCase, data: Mapping[str, NDArray[Any]]) -> dic
     }
 
 
-def largest_difference(found: Mapping[str, Any], expected: Mapping[str, Any]) -> float:
-    """Return how far a contender's check lies from the reference's, at worst; infinity for NaN."""
+def differences(found: Mapping[str, Any], expected: Mapping[str, Any]) -> dict[str, float]:
+    """Return how far a contender's check lies from the reference's: states, values, loss, gradient.
+
+    Infinity for another shape, and for what is not a number.
+    """
     real, imaginary = (np.array(part) for part in found["states"])
-    pairs = [(real + 1j * imaginary, expected["states"])]
-    pairs += [(np.array(found[name]), expected[name]) for name in ("values", "loss", "gradient")]
-    worst = 0.0
-    for one, other in pairs:
-        if np.shape(one) != np.shape(other):
-            return float("inf")
-        difference = float(np.max(np.abs(one - other)))
-        worst = max(worst, difference if np.isfinite(difference) else float("inf"))
+    mine = {**found, "states": real + 1j * imaginary}
+    worst = {}
+    for name in CHECKED:
+        one, other = np.array(mine[name]), expected[name]
+        same_shape = np.shape(one) == np.shape(other)
+        difference = float(np.max(np.abs(one - other))) if same_shape else float("inf")
+        worst[name] = difference if np.isfinite(difference) else float("inf")
     return worst
 
 
-def main() -> int:
-    """Serve on the process's own pipes; anything printed goes to standard error instead."""
-    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    os.dup2(2, 1)
-    sys.stdout = sys.stderr
+def check_problem(worst: Mapping[str, float]) -> str | None:
+    """Return what ``differences`` says against a contender, or None.
 
-    def send(message: Mapping[str, Any]) -> None:
-        answers.write(json.dumps(message) + "\n")
-        answers.flush()
-
-    try:
-        served = Served(json.loads(sys.stdin.readline()))
-        message = served.prepare()
-        send(message)
-        if message["event"] != "ready":
-            return 0
-        for line in sys.stdin:
-            command = json.loads(line)
-            if command["do"] == "check":
-                send(served.check())
-            elif command["do"] == "train":
-                send(served.train(command["epochs"], command["budget_s"]))
-            elif command["do"] == "finish":
-                send({"event": "finished", "peak_memory_bytes": environment.peak_memory()})
-                break
-            else:
-                raise ValueError(f"unknown command {command['do']!r}")
-        return 0
-    except Exception as error:
-        traceback.print_exc(file=sys.stderr)
-        send({"event": "failed", "reason": f"{type(error).__name__}: {error}"})
-        return 1
+    >>> check_problem({"states": 0.5, "values": 0.0, "loss": 0.0, "gradient": 1e-7})
+    'its states, gradient of the first rows differ from the reference by 0.5, more than 1e-09'
+    """
+    wrong = [name for name, difference in worst.items() if not difference <= CHECK_TOLERANCE]
+    if not wrong:
+        return None
+    return (
+        f"its {', '.join(wrong)} of the first rows differ from the reference by "
+        f"{max(worst.values()):.3g}, more than {CHECK_TOLERANCE:.0e}"
+    )
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    raise SystemExit(service.main(Served))

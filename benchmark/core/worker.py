@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """One contender in a fresh process: ``python -m benchmark.core.worker``.
 
-Reads JSON lines on standard input, the case first and then commands, and answers each with one
-JSON line on standard output; whatever libraries print goes to standard error. Features come from
-a .npy file and results go to one. The commands:
+Speaks as benchmark.core.service says. Features come from a .npy file and results go to one. The
+commands:
 
   {"do": "check", "rows": r, "path": p}     result for the first r rows to p, untimed
   {"do": "plan", "rows": r, "budget_s": b}  how many of r rows one repetition does in b seconds
@@ -15,17 +14,14 @@ a .npy file and results go to one. The commands:
 from __future__ import annotations
 
 import gc
-import json
 import math
-import os
-import sys
 import time
-import traceback
-from typing import Any, TextIO
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
-from benchmark.core import environment
+from benchmark.core import environment, service
 from benchmark.core.cases import case_from_json
 from benchmark.core.contenders import BY_KIND, Contender, Repeat
 from benchmark.core.metering import Meter, peak_bytes
@@ -114,7 +110,7 @@ class Worker:
             "metering": {**metering, "cpu_s": metering["cpu_s"] / calls},
         }
 
-    def answer(self, command: dict[str, Any]) -> dict[str, Any]:
+    def answer(self, command: Mapping[str, Any]) -> dict[str, Any]:
         """Carry out one command."""
         match command["do"]:
             case "check" | "save":
@@ -157,48 +153,5 @@ class Worker:
         }
 
 
-def limit_cpus(threads: int) -> None:
-    """Keep this process to as many CPUs as it may use threads, where the system can."""
-    if hasattr(os, "sched_setaffinity"):
-        allowed = sorted(os.sched_getaffinity(0))
-        if threads < len(allowed):
-            os.sched_setaffinity(0, allowed[:threads])
-
-
-def serve(commands: TextIO, answers: TextIO) -> int:
-    """Answer commands until "finish" or the end of input; return the exit status."""
-
-    def send(message: dict[str, Any]) -> None:
-        answers.write(json.dumps(message) + "\n")
-        answers.flush()
-
-    try:
-        request = json.loads(commands.readline())
-        limit_cpus(int(request["case"]["threads"]))
-        worker = Worker(request)
-        message = worker.prepare()
-        send(message)
-        if message["event"] != "ready":
-            return 0
-        for line in commands:
-            command = json.loads(line)
-            send(worker.answer(command))
-            if command["do"] == "finish":
-                break
-        return 0
-    except Exception as error:
-        traceback.print_exc(file=sys.stderr)
-        send({"event": "failed", "reason": f"{type(error).__name__}: {error}"})
-        return 1
-
-
-def main() -> int:
-    """Serve on the process's own pipes; anything printed goes to standard error instead."""
-    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    os.dup2(2, 1)
-    sys.stdout = sys.stderr
-    return serve(sys.stdin, answers)
-
-
 if __name__ == "__main__":
-    raise SystemExit(main())
+    raise SystemExit(service.main(Worker))

@@ -6,8 +6,7 @@ images in IDX or CIFAR binary files from a folder of the user's. Nothing is ever
 """
 
 from benchmark.datasets.catalog import ALIASES, DATASETS, Dataset, features_for, load
-from benchmark.datasets.files import DatasetError
-from benchmark.datasets.reduction import REDUCTIONS
+from benchmark.datasets.reduction import REDUCTIONS, DatasetError
 
 __all__ = [
     "ALIASES",

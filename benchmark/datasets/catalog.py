@@ -1,43 +1,39 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The data sets by name, and where in a user's folder their files are looked for."""
+"""The data sets by name: the package's own search in a user's folder, and rows cut to size.
+
+Where files lie and how they are read is qdp.datasets'; unlike qdp.open, a set here is the splits
+that are there, training rows first, and only as many of its parts are read as rows are wanted.
+"""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmark.datasets.files import Bytes, DatasetError, read_cifar, read_idx_pair
-from benchmark.datasets.reduction import principal_components, reduce_features
+from benchmark.datasets.reduction import DatasetError, principal_components, reduce_features
+from qdp import datasets
+from qdp.datasets import DATA_DIR_VARIABLE
 
 DATASETS = ("synthetic", "digits", "mnist", "mnist_full", "fashion_mnist", "cifar10")
 # The names of qdp.open for the same sets.
 ALIASES = {"fashion-mnist": "fashion_mnist", "cifar-10": "cifar10"}
-DATA_DIR_VARIABLE = "QDP_DATA_DIR"
-
-# Folders below the data directory, as downloaded by hand, by torchvision, or from Debian.
-_FOLDERS = {
-    "mnist": ("mnist", "MNIST/raw", "MNIST", "."),
+_IDX_FILES = "t10k-images-idx3-ubyte and its labels (or .gz), likewise train"
+# Title, the package's name, and what to put where, of each set of images.
+_IMAGE_SETS = {
+    "mnist": ("MNIST", "mnist", f"mnist/{_IDX_FILES}"),
+    "mnist_full": ("MNIST", "mnist", f"mnist/{_IDX_FILES}"),
     "fashion_mnist": (
-        "fashion_mnist",
+        "Fashion-MNIST",
         "fashion-mnist",
-        "FashionMNIST/raw",
-        "usr/share/datasets/fashion-mnist",
-        ".",
+        f"fashion_mnist/{_IDX_FILES}, or Debian's package dataset-fashion-mnist",
     ),
-    "cifar10": ("cifar10", "cifar-10-batches-bin", "cifar10/cifar-10-batches-bin", "."),
+    "cifar10": ("CIFAR-10", "cifar-10", "cifar10/test_batch.bin or cifar10/data_batch_1.bin"),
 }
-# Debian's package dataset-fashion-mnist, where it is installed.
-_SYSTEM_FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")
-_IDX_SPLITS = {"train": "train", "test": "t10k"}
-_CIFAR_SPLITS = {
-    "train": tuple(f"data_batch_{number}.bin" for number in range(1, 6)),
-    "test": ("test_batch.bin",),
-}
+_CIFAR_SHAPE = (3, 32, 32)
 
 
 @dataclass(frozen=True)
@@ -90,12 +86,11 @@ def load(
         return Dataset(name, rows, None, f"standard normal, seed {seed}, {2**n_qubits} features")
     if name == "digits":
         images = _digits()
-    elif name in ("mnist", "mnist_full"):
-        images = _mnist(_data_dir(data_dir), full=name == "mnist_full", n_samples=n_samples)
-    elif name == "fashion_mnist":
-        images = _fashion_mnist(_data_dir(data_dir), n_samples)
-    elif name == "cifar10":
-        images = _cifar10(_data_dir(data_dir), n_samples)
+    elif name in _IMAGE_SETS:
+        try:
+            images = _images(name, _data_dir(data_dir), n_samples)
+        except (OSError, ValueError) as error:
+            raise DatasetError(str(error)) from error
     else:
         raise DatasetError(f"expected --dataset to be one of {', '.join(DATASETS)}, got {name!r}")
     available = len(images.pixels)
@@ -201,57 +196,36 @@ def _digits() -> _Images:
     )
 
 
-def _existing(folder: Path, stem: str) -> Path | None:
-    for path in (folder / stem, folder / f"{stem}.gz"):
-        if path.is_file():
-            return path
-    return None
-
-
-def _idx_files(folder: Path, split: str) -> tuple[Path, Path] | None:
-    """Return images and labels of a split, None where neither is there."""
-    prefix = _IDX_SPLITS[split]
-    stems = (f"{prefix}-images-idx3-ubyte", f"{prefix}-labels-idx1-ubyte")
-    images, labels = (_existing(folder, stem) for stem in stems)
-    if images is None and labels is None:
-        return None
-    if images is None or labels is None:
-        missing = stems[0] if images is None else stems[1]
-        raise DatasetError(f"{folder}: expected {missing} (or .gz) beside its counterpart")
-    return images, labels
-
-
-def _idx_splits(folders: Sequence[Path]) -> dict[str, tuple[Path, Path]]:
-    """Return the splits in the first folder that has any, training first."""
+def _images(name: str, directory: Path | None, n_samples: int) -> _Images:
+    """Read the parts of a set of images, training rows first, until there are enough rows."""
+    title, known, files = _IMAGE_SETS[name]
+    folders = [datasets.DEBIAN / known]
+    if directory is not None:
+        folders = [*(directory / folder for folder in datasets.IMAGE_SETS[known].folders), *folders]
     for folder in folders:
-        found = {split: _idx_files(folder, split) for split in _IDX_SPLITS}
-        present = {split: files for split, files in found.items() if files is not None}
-        if present:
-            return present
-    return {}
-
-
-def _folders(directory: Path | None, name: str) -> list[Path]:
-    return [] if directory is None else [directory / folder for folder in _FOLDERS[name]]
-
-
-def _missing(title: str, directory: Path | None, files: str) -> DatasetError:
-    where = (
-        f"in {directory}"
-        if directory
-        else f"without --data-dir or the variable {DATA_DIR_VARIABLE}"
-    )
-    return DatasetError(f"{title}: no files found {where}; expected {files}")
-
-
-def _read_idx_splits(title: str, splits: dict[str, tuple[Path, Path]], n_samples: int) -> _Images:
-    """Read splits in order until there are enough rows."""
-    pixels: list[Bytes] = []
-    labels: list[Bytes] = []
+        found = {split: datasets.parts_of(known, folder, split) for split in datasets.SPLITS}
+        there = [split for split in datasets.SPLITS if found[split]]
+        if there:
+            break
+    else:
+        where = (
+            f"in {directory}"
+            if directory
+            else f"without --data-dir or the variable {DATA_DIR_VARIABLE}"
+        )
+        raise DatasetError(f"{title}: no files found {where}; expected {files}")
+    if name == "mnist_full" and len(there) < len(datasets.SPLITS):
+        raise DatasetError(
+            f"mnist_full is the training and the test split together, 70,000 images, but only "
+            f"the {there[0]} split is in {folder}; add the other one, or take --dataset mnist"
+        )
+    pixels: list[NDArray[np.uint8]] = []
+    labels: list[NDArray[np.uint8]] = []
     used: list[str] = []
-    for split, files in splits.items():
-        images, numbers = read_idx_pair(*files)
-        pixels.append(images)
+    parts = [(split, part) for split in there for part in found[split]]
+    for split, part in parts:
+        images, numbers = datasets.read_part(part)
+        pixels.append(images.reshape(-1, *_CIFAR_SHAPE) if known == "cifar-10" else images)
         labels.append(numbers)
         used.append(f"{split} split")
         if sum(map(len, pixels)) >= n_samples:
@@ -259,69 +233,9 @@ def _read_idx_splits(title: str, splits: dict[str, tuple[Path, Path]], n_samples
     shapes = {images.shape[1:] for images in pixels}
     if len(shapes) > 1:
         raise DatasetError(f"{title}: expected splits of one image size, got {sorted(shapes)}")
-    height, width = next(iter(shapes))
+    size = " x ".join(map(str, shapes.pop()))
     return _Images(
         np.concatenate(pixels),
         np.concatenate(labels),
-        f"{title} {' and '.join(used)}, images of {height} x {width}",
-    )
-
-
-def _mnist(directory: Path | None, *, full: bool, n_samples: int) -> _Images:
-    splits = _idx_splits(_folders(directory, "mnist"))
-    if not splits:
-        raise _missing(
-            "MNIST",
-            directory,
-            "mnist/t10k-images-idx3-ubyte and its labels (or .gz), likewise train",
-        )
-    if full and len(splits) < len(_IDX_SPLITS):
-        there = next(iter(splits))
-        raise DatasetError(
-            f"mnist_full is the training and the test split together, 70,000 images, but only "
-            f"the {there} split is in {splits[there][0].parent}; add the other one, or take "
-            "--dataset mnist"
-        )
-    return _read_idx_splits("MNIST", splits, n_samples)
-
-
-def _fashion_mnist(directory: Path | None, n_samples: int) -> _Images:
-    splits = _idx_splits([*_folders(directory, "fashion_mnist"), _SYSTEM_FASHION_MNIST])
-    if not splits:
-        raise _missing(
-            "Fashion-MNIST",
-            directory,
-            "fashion_mnist/t10k-images-idx3-ubyte and its labels (or .gz), likewise train, or "
-            "Debian's package dataset-fashion-mnist",
-        )
-    return _read_idx_splits("Fashion-MNIST", splits, n_samples)
-
-
-def _cifar10(directory: Path | None, n_samples: int) -> _Images:
-    for folder in _folders(directory, "cifar10"):
-        batches = [
-            (split, path)
-            for split, stems in _CIFAR_SPLITS.items()
-            for stem in stems
-            if (path := _existing(folder, stem)) is not None
-        ]
-        if batches:
-            break
-    else:
-        raise _missing("CIFAR-10", directory, "cifar10/test_batch.bin or cifar10/data_batch_1.bin")
-    pixels: list[Bytes] = []
-    labels: list[Bytes] = []
-    used: list[str] = []
-    for split, path in batches:
-        images, numbers = read_cifar(path)
-        pixels.append(images)
-        labels.append(numbers)
-        if f"{split} split" not in used:
-            used.append(f"{split} split")
-        if sum(map(len, pixels)) >= n_samples:
-            break
-    return _Images(
-        np.concatenate(pixels),
-        np.concatenate(labels),
-        f"CIFAR-10 {' and '.join(used)}, images of 3 x 32 x 32",
+        f"{title} {' and '.join(dict.fromkeys(used))}, images of {size}",
     )

@@ -12,10 +12,12 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmark.datasets.files import DatasetError
-
 REDUCTIONS = ("resize", "pca", "pad")
 Array = NDArray[np.float64]
+
+
+class DatasetError(ValueError):
+    """A data set is missing, damaged or does not fit what was asked; the message says which."""
 
 
 def reduce_features(

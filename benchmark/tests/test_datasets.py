@@ -12,7 +12,6 @@ import pytest
 from numpy.typing import NDArray
 
 from benchmark.datasets import DATASETS, DatasetError, load
-from benchmark.datasets.files import read_cifar, read_idx
 from benchmark.datasets.reduction import principal_components, resize, resized_shape
 
 Bytes = NDArray[np.uint8]
@@ -148,24 +147,26 @@ def test_cifar10_batches_in_order(tmp_path: Path) -> None:
 
 
 def test_wrong_magic_number(tmp_path: Path) -> None:
-    path = tmp_path / "images"
+    write_split(tmp_path / "mnist", "t10k", 5, seed=1, packed=False)
+    path = tmp_path / "mnist" / "t10k-images-idx3-ubyte"
     path.write_bytes(b"\x00\x00\x0d\x03" + bytes(12))
     with pytest.raises(DatasetError, match=r"magic number 00000803 .* got 00000d03"):
-        read_idx(path, 3)
+        load("mnist", 5, 10, data_dir=tmp_path)
     path.write_bytes(b"")
     with pytest.raises(DatasetError, match="got an empty file"):
-        read_idx(path, 3)
+        load("mnist", 5, 10, data_dir=tmp_path)
 
 
 @pytest.mark.parametrize(
     ("keep", "words"), [(8, "truncated in its header"), (-5, "truncated"), (None, "too long")]
 )
 def test_idx_of_the_wrong_length(tmp_path: Path, keep: int | None, words: str) -> None:
-    path = tmp_path / "images"
-    content = idx_bytes(np.ones((2, 3, 3), dtype=np.uint8))
+    images, _ = write_split(tmp_path / "mnist", "t10k", 2, seed=1, packed=False)
+    content = idx_bytes(images)
+    path = tmp_path / "mnist" / "t10k-images-idx3-ubyte"
     path.write_bytes(content + b"x" if keep is None else content[:keep])
     with pytest.raises(DatasetError, match=words):
-        read_idx(path, 3)
+        load("mnist", 2, 10, data_dir=tmp_path)
 
 
 def test_truncated_gzip(tmp_path: Path) -> None:
@@ -193,10 +194,20 @@ def test_cifar_that_is_truncated_or_something_else(tmp_path: Path) -> None:
     content = path.read_bytes()
     path.write_bytes(content[:-1])
     with pytest.raises(DatasetError, match="whole number of CIFAR-10 records"):
-        read_cifar(path)
+        load("cifar10", 2, 12, data_dir=tmp_path)
     path.write_bytes(content[:3073] + b"\xff" + content[3074:])
     with pytest.raises(DatasetError, match="got 255 in record 1"):
-        read_cifar(path)
+        load("cifar10", 2, 12, data_dir=tmp_path)
+
+
+def test_no_more_batches_are_read_than_rows_are_wanted(tmp_path: Path) -> None:
+    folder = tmp_path / "cifar10"
+    first, _ = write_cifar(folder / "data_batch_1.bin", 3, seed=2)
+    (folder / "data_batch_2.bin").write_bytes(b"damaged")
+    found = load("cifar10", 3, 12, data_dir=tmp_path)
+    np.testing.assert_array_equal(found.features, first.reshape(3, -1) / 255.0)
+    with pytest.raises(DatasetError, match=r"data_batch_2\.bin: expected a whole number"):
+        load("cifar10", 4, 12, data_dir=tmp_path)
 
 
 @pytest.mark.parametrize("name", ["mnist", "mnist_full", "cifar10"])

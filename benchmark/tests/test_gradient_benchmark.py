@@ -288,6 +288,21 @@ def test_a_failed_own_leg_is_an_error_without_verify(monkeypatch: pytest.MonkeyP
     assert main(ARGUMENTS) == 1
 
 
+def test_who_timed_out_is_not_started_at_more_samples(monkeypatch: pytest.MonkeyPatch) -> None:
+    known: list[dict[str, str]] = []
+
+    def run_size(case: Any, features: Any, *others: Any) -> list[records.Leg]:
+        known.append(dict(others[-1]))
+        slow = make_leg("pennylane", len(features), [], status="timed out", reason="no answer")
+        return [make_leg("qdp", len(features), [1.0]), slow]
+
+    monkeypatch.setattr(runner, "run_size", run_size)
+    arguments = ["--n-qubits", "2", "--n-samples", "5", "3", "4", "--contenders", "roadmap"]
+    assert main([*arguments, "--no-save"]) == 0
+    reason = "not started: it timed out at 3 samples: no answer"
+    assert known == [{}, {"pennylane": reason}, {"pennylane": reason}]
+
+
 @pytest.mark.parametrize(("limit", "status"), [("99", 0), ("101", 3)])
 def test_min_speedup(monkeypatch: pytest.MonkeyPatch, limit: str, status: int) -> None:
     gradients = np.ones((4, 6))

@@ -133,6 +133,24 @@ def test_plot_is_a_png(tmp_path: Path) -> None:
     assert path.read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
 
 
+def test_one_size_is_a_ranking() -> None:
+    from benchmark.core.plots import ranking_of
+
+    legs = [
+        make_leg("pennylane", 10, [5.0, 6.0, 7.0], rows_measured=5),
+        make_leg("qdp", 10, [1.0, 1.0, 1.0]),
+        make_leg("jax", 10, [2.0, 2.0, 2.0]),
+        make_leg("numpy", 10, [], status="timed out", reason="slow"),
+        make_leg("qiskit", 10, [40.0, 40.0, 40.0]),
+    ]
+    found = ranking_of("name", "title", legs)
+    names = ["QDP", "JAX, gate by gate (adjoint)", "PennyLane", "Qiskit Statevector"]
+    assert found.names == names, "the fastest first, the rule where it is another one"
+    assert found.values == [100.0, 200.0, 1200.0, 4000.0], "microseconds a sample"
+    assert found.hollow == [False, False, True, False]
+    assert found.low[2] <= found.values[2] <= found.high[2]
+
+
 def test_legs_compare_by_their_record() -> None:
     first, second = make_leg("qdp", 3, [1.0]), make_leg("qdp", 3, [1.0])
     second.result = np.zeros((3, 2))

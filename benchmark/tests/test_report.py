@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import pytest
 
-from benchmark.core import report
+from benchmark.core import ratios, report
 from benchmark.core.records import Leg
 from benchmark.tests.fabricated import make_leg, make_run
 
@@ -147,14 +147,14 @@ def test_fastest_rival_is_never_qdp_and_can_be_asked_by_rule() -> None:
         make_leg("pennylane", 10, [50.0]),
         make_leg("numpy", 10, [5.0]),
     ]
-    fastest, shifting = report.fastest_rival(legs), report.fastest_rival(legs, "parameter-shift")
+    fastest, shifting = ratios.fastest_rival(legs), ratios.fastest_rival(legs, "parameter-shift")
     assert fastest is not None
     assert fastest.contender == "numpy"
     assert shifting is not None
     assert shifting.contender == "pennylane"
-    assert report.fastest_rival(legs[:2]) is None
+    assert ratios.fastest_rival(legs[:2]) is None
 
 
 def test_a_single_run_claims_no_interval() -> None:
     own, rival = make_leg("qdp", 10, [1.0]), make_leg("numpy", 10, [5.0])
-    assert report.ratio_words(rival, own) == "5.00x (single runs, no interval)"
+    assert ratios.ratio_words(rival, own) == "5.00x (single runs, no interval)"

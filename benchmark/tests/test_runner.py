@@ -8,13 +8,14 @@ import json
 import os
 import re
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from benchmark.core import runner, worker
+from benchmark.core import runner, service, worker
 from benchmark.core.cases import GradientCase
 from benchmark.core.contenders.base import Repeat
 from benchmark.core.contenders.qdp_paths import Qdp
@@ -114,6 +115,38 @@ def test_a_hanging_worker_times_out(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     )
     assert leg.status == "timed out"
     assert "no answer within 2 s" in leg.reason
+
+
+def test_who_timed_out_is_not_started_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    known = {"numpy": "not started: it timed out at 2 samples: no answer within 2 s"}
+    started = []
+    process = runner.WorkerProcess
+
+    def recorded(name: str, *others: Any, **options: Any) -> Any:
+        started.append(name)
+        return process(name, *others, **options)
+
+    monkeypatch.setattr(runner, "WorkerProcess", recorded)
+    case, features = statevector.make_case(2, 1), statevector.make_features(2, 4)
+    legs = run_size(case, features, ["qdp", "numpy"], QUICK, timed_out=known)
+    assert [leg.contender for leg in legs] == ["qdp", "numpy"]
+    assert [leg.status for leg in legs] == ["ok", "timed out"]
+    assert legs[1].reason == known["numpy"]
+    assert not legs[0].interleaved, "alone"
+    (leg,) = run_size(case, features, ["numpy"], QUICK, timed_out=known)
+    assert leg.status == "timed out"
+    assert started == ["qdp"]
+
+
+def test_what_is_known_of_who_timed_out_stays() -> None:
+    known: dict[str, str] = {}
+    runner.note_timed_out(
+        known, [("a", "timed out", "slow"), ("b", "failed", "wrong"), ("c", "ok", "")], "at 1 row"
+    )
+    assert known == {"a": "not started: it timed out at 1 row: slow"}
+    runner.note_timed_out(known, [("a", "timed out", known["a"])], "at 2 rows")
+    runner.note_timed_out(known, [("b", "timed out", known["a"])], "at 3 rows")
+    assert known == dict.fromkeys("ab", "not started: it timed out at 1 row: slow")
 
 
 class FakeContender(Qdp):
@@ -266,6 +299,18 @@ def test_check_rows_shrink_with_the_state() -> None:
     assert runner.check_rows(large, 1000) == 2
 
 
+@pytest.fixture
+def cpus_as_before() -> Iterator[None]:
+    """Give this process back the CPUs that a service takes from its own."""
+    if not hasattr(os, "sched_setaffinity"):
+        yield
+        return
+    before = os.sched_getaffinity(0)
+    yield
+    os.sched_setaffinity(0, before)
+
+
+@pytest.mark.usefixtures("cpus_as_before")
 def test_worker_speaks_json_lines(tmp_path: Path) -> None:
     case, features = statevector.make_case(2, 1), statevector.make_features(3, 4)
     np.save(tmp_path / "features.npy", features)
@@ -277,7 +322,8 @@ def test_worker_speaks_json_lines(tmp_path: Path) -> None:
         {"do": "finish"},
     ]
     answers = io.StringIO()
-    status = worker.serve(io.StringIO("\n".join(map(json.dumps, requests)) + "\n"), answers)
+    lines = "".join(json.dumps(request) + "\n" for request in requests)
+    status = service.serve(worker.Worker, io.StringIO(lines), answers)
     events = [json.loads(line) for line in answers.getvalue().splitlines()]
     assert status == 0
     assert [event["event"] for event in events] == [
@@ -293,6 +339,7 @@ def test_worker_speaks_json_lines(tmp_path: Path) -> None:
     np.testing.assert_allclose(np.load(tmp_path / "timed.npy"), expected, atol=1e-12)
 
 
+@pytest.mark.usefixtures("cpus_as_before")
 def test_worker_answers_failed_for_an_unknown_command(tmp_path: Path) -> None:
     np.save(tmp_path / "features.npy", statevector.make_features(1, 4))
     request = {
@@ -302,5 +349,5 @@ def test_worker_answers_failed_for_an_unknown_command(tmp_path: Path) -> None:
     }
     answers = io.StringIO()
     lines = f'{json.dumps(request)}\n{{"do": "dance"}}\n'
-    assert worker.serve(io.StringIO(lines), answers) == 1
+    assert service.serve(worker.Worker, io.StringIO(lines), answers) == 1
     assert "unknown command 'dance'" in answers.getvalue()

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import re
 from dataclasses import replace
 
@@ -12,7 +13,7 @@ import numpy as np
 import pytest
 
 from benchmark import benchmark_scaling
-from benchmark.core import command_line, plots, records, report, runner
+from benchmark.core import command_line, document, plots, records, report, runner
 from benchmark.core.cases import EncodingCase
 from benchmark.core.command_line import Journal
 from benchmark.core.records import Leg
@@ -142,6 +143,69 @@ def test_an_interrupted_run_goes_on(tmp_path, monkeypatch, capsys):
     table = path.with_suffix(".csv")
     assert benchmark_scaling.main([*arguments, "--resume", str(table)]) == 2
     assert "expected --resume to name a .jsonl file" in capsys.readouterr().err
+
+
+# Stands before the real module: every process of a contender that imports it hangs.
+HANGING = """
+import time
+time.sleep(600)
+"""
+
+
+def test_a_rival_that_hangs_in_set_up_is_waited_for_once(tmp_path, monkeypatch, capsys):
+    """Its larger points are recorded as timed out at once, also when the run goes on later."""
+    (tmp_path / "qiskit_aer.py").write_text(HANGING)
+    paths = [str(tmp_path), os.environ.get("PYTHONPATH", "")]
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(path for path in paths if path))
+    monkeypatch.setattr(runner, "LEAST_SETUP_S", 0.2)
+    monkeypatch.setattr(benchmark_scaling.environment, "usable_cpus", lambda: 2)
+    started = []
+    process = runner.WorkerProcess
+
+    def recorded(name, *others, **options):
+        started.append(name)
+        worker = process(name, *others, **options)
+        if name == "qdp":
+            answer = worker.answer
+            worker.answer = lambda timeout_s: answer(60)
+        return worker
+
+    monkeypatch.setattr(runner, "WorkerProcess", recorded)
+    arguments = (
+        "--sweeps samples qubits threads --samples 3 6 9 --qubits 2 3 --threads 1 2 --n-qubits 3 "
+        "--n-samples 6 --tasks encoding --contenders qiskit-aer --warmup 0 --runs 2 "
+        f"--time-limit 0.1 --output-dir {tmp_path}"
+    ).split()
+    measure = runner.run_size
+
+    def interrupted(case, features, *others):
+        if len(features) == 9:
+            raise KeyboardInterrupt
+        return measure(case, features, *others)
+
+    monkeypatch.setattr(runner, "run_size", interrupted)
+    assert benchmark_scaling.main(arguments) == 130
+    assert started == ["qdp", "qiskit-aer", "qdp"], "not at six samples"
+    monkeypatch.setattr(runner, "run_size", measure)
+    (path,) = tmp_path.glob("*.jsonl")
+    assert benchmark_scaling.main([*arguments, "--resume", str(path)]) == 0
+    # Nine samples; two qubits; one thread. Three qubits and two threads are six samples.
+    assert started[3:] == ["qdp", "qdp", "qiskit-aer", "qdp", "qiskit-aer"]
+    _, legs = records.read_records(path)
+    rivals = [leg for leg in legs if leg.contender == "qiskit-aer"]
+    assert {leg.status for leg in rivals} == {"timed out"}
+    waited = "no answer within 0 s"
+    at_three = f"not started: it timed out at 3 samples, sweep over samples: {waited}"
+    assert [leg.reason for leg in rivals] == [
+        waited,
+        at_three,
+        at_three,
+        waited,
+        at_three,
+        waited,
+        at_three,
+    ]
+    assert f"timed out: {at_three}" in capsys.readouterr().out
 
 
 def test_a_journal_refuses_another_machine(tmp_path):
@@ -280,7 +344,7 @@ def test_extrapolated_points_are_hollow():
 
     figure, axes = pyplot.subplots()
     legs = [leg_of("numpy", [1.0, 2.0], 10), leg_of("numpy", [1.0, 2.0], 100, rows_measured=10)]
-    plots.draw_sweep(axes, legs, "samples")
+    document.draw_lines(axes, plots.sweep_chart("", "", legs, "samples"))
     hollow = [line for line in axes.lines if line.get_markerfacecolor() == "white"]
     assert [line.get_xydata().tolist() for line in hollow] == [[[100, legs[1].throughput]]]
     pyplot.close(figure)

@@ -89,15 +89,17 @@ def test_how_often_equal_measurements_lie_apart() -> None:
 
 
 def test_few_runs_never_cry_wolf(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    before, after = ({("one",): [time] * 3, ("two",): [1.0] * 3} for time in (1.0, 2.0))
+    keys = [comparison.Key("test", "qdp", case) for case in ("one", "two")]
+    before, after = ({keys[0]: [time] * 3, keys[1]: [1.0] * 3} for time in (1.0, 2.0))
     found = {one.key: one for one in comparison.compare(before, after)}
-    assert found["one",].ratio.significant
-    assert found["one",].word == "not significant", "three a side lie apart in one of ten"
+    assert found[keys[0]].ratio.significant
+    assert found[keys[0]].word == "not significant", "three a side lie apart in one of ten"
     paths = []
     for time in (1.0, 2.0):
         line = {"contender": "qdp", "encoding": "angle", "rows": 1, "seconds": [time] * 3}
         paths.append(tmp_path / f"encoding_rates_{len(paths)}_0.jsonl")
-        paths[-1].write_text(json.dumps(line) + "\n")
+        lines = [{"record": "run", "cpu": "x"}, line]
+        paths[-1].write_text("".join(json.dumps(one) + "\n" for one in lines))
     assert comparison.main(*paths, fail_on_slower=True) == 0
     assert "1 of them have too few runs to show anything" in capsys.readouterr().out
     assert statistics.can_tell_apart(4, 4)

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from benchmark.core import suite
 from benchmark.core.suite import Step
 
@@ -20,10 +22,11 @@ raise SystemExit(130)
 """
 
 
-def test_an_interrupted_step_saves_and_goes_on(tmp_path, monkeypatch, capfd):
+@pytest.mark.parametrize("kind", ["GRADIENT", "SCALING", "TRAINING"])
+def test_an_interrupted_step_saves_and_goes_on(kind, tmp_path, monkeypatch, capfd):
     script = tmp_path / "script.py"
     script.write_text(INTERRUPTED)
-    monkeypatch.setattr(suite, "SCALING", str(script))
+    monkeypatch.setattr(suite, kind, str(script))
     (tmp_path / "first.py").write_text("print('first step')\n")
     steps = [
         Step("first", str(tmp_path / "first.py"), ""),

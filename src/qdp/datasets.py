@@ -21,7 +21,8 @@ from qdp.readers import images
 from qdp.readers.files import File, optional_module
 
 DATA_DIR_VARIABLE = "QDP_DATA_DIR"
-_DEBIAN = Path("/usr/share/datasets")
+DEBIAN = Path("/usr/share/datasets")
+SPLITS = ("train", "test")
 _IDX_PREFIXES = {"train": "train", "test": "t10k"}
 _CIFAR_BATCHES = {
     "train": tuple(f"data_batch_{number}" for number in range(1, 6)),
@@ -31,8 +32,12 @@ _BUNDLED = ("digits", "iris", "wine", "breast_cancer")
 
 
 @dataclass(frozen=True)
-class _ImageSet:
-    """Where an image set lies below a data folder, and what it is called elsewhere."""
+class ImageSet:
+    """Where an image set lies below a data folder, and what it is called elsewhere.
+
+    ``folders`` are those below a data folder in which its files may lie, as they come by hand, by
+    torchvision or from an archive; the data folder itself is the last one.
+    """
 
     folders: tuple[str, ...]
     torchvision: str
@@ -43,9 +48,9 @@ class _ImageSet:
     n_features: int
 
 
-_IMAGE_SETS = {
-    "mnist": _ImageSet(
-        ("mnist", "MNIST/raw", "MNIST"),
+IMAGE_SETS = {
+    "mnist": ImageSet(
+        ("mnist", "MNIST/raw", "MNIST", "."),
         "MNIST/raw",
         "mnist_784",
         "ylecun/mnist",
@@ -53,8 +58,14 @@ _IMAGE_SETS = {
         (60_000, 10_000),
         784,
     ),
-    "fashion-mnist": _ImageSet(
-        ("fashion-mnist", "fashion_mnist", "FashionMNIST/raw", "usr/share/datasets/fashion-mnist"),
+    "fashion-mnist": ImageSet(
+        (
+            "fashion-mnist",
+            "fashion_mnist",
+            "FashionMNIST/raw",
+            "usr/share/datasets/fashion-mnist",
+            ".",
+        ),
         "FashionMNIST/raw",
         "Fashion-MNIST",
         "zalando-datasets/fashion_mnist",
@@ -62,7 +73,7 @@ _IMAGE_SETS = {
         (60_000, 10_000),
         784,
     ),
-    "cifar-10": _ImageSet(
+    "cifar-10": ImageSet(
         (
             "cifar-10",
             "cifar10",
@@ -70,6 +81,7 @@ _IMAGE_SETS = {
             "cifar-10-batches-py",
             "cifar10/cifar-10-batches-bin",
             "cifar10/cifar-10-batches-py",
+            ".",
         ),
         "cifar-10-batches-py",
         "CIFAR_10",
@@ -79,7 +91,7 @@ _IMAGE_SETS = {
         3072,
     ),
 }
-NAMES = (*_IMAGE_SETS, *_BUNDLED)
+NAMES = (*IMAGE_SETS, *_BUNDLED)
 
 
 def load(name: str, split: str | None = None, *, download: bool = False) -> tuple[Array, Array]:
@@ -103,18 +115,21 @@ def load(name: str, split: str | None = None, *, download: bool = False) -> tupl
             raise ValueError(f"split: expected None for {name}, which has no splits, got {split!r}")
         data = getattr(optional_module("sklearn.datasets", "sklearn"), f"load_{name}")()
         return np.asarray(data.data), np.asarray(data.target)
-    if name not in _IMAGE_SETS:
+    if name not in IMAGE_SETS:
         raise ValueError(f"name: expected one of {NAMES}, got {name!r}")
     split = "train" if split is None else split
-    if split not in _IDX_PREFIXES:
+    if split not in SPLITS:
         raise ValueError(f"split: expected 'train' or 'test', got {split!r}")
     places = list(_folders(name))
     for folder in places:
-        found = _cifar(folder, split) if name == "cifar-10" else _idx(folder, split)
-        if found is not None:
-            return found
-    if _IMAGE_SETS[name].keras.endswith(".npz"):
-        keras = _keras_folder() / _IMAGE_SETS[name].keras
+        parts = parts_of(name, folder, split)
+        # Image sets are read whole: some batches of a split are not the split.
+        if parts and len(parts) == (len(_CIFAR_BATCHES[split]) if name == "cifar-10" else 1):
+            read = [read_part(part) for part in parts]
+            features = np.concatenate([pixels.reshape(len(pixels), -1) for pixels, _ in read])
+            return features, np.concatenate([labels for _, labels in read])
+    if IMAGE_SETS[name].keras.endswith(".npz"):
+        keras = _keras_folder() / IMAGE_SETS[name].keras
         places.append(keras)
         if keras.is_file():
             with np.load(keras, allow_pickle=False) as stored:
@@ -135,15 +150,15 @@ def load(name: str, split: str | None = None, *, download: bool = False) -> tupl
 
 def _folders(name: str) -> Iterator[Path]:
     """Yield the folders to look into, the user's own first."""
-    known = _IMAGE_SETS[name]
+    known = IMAGE_SETS[name]
     given = os.environ.get(DATA_DIR_VARIABLE)
     if given:
         if not Path(given).is_dir():
             raise FileNotFoundError(f"{DATA_DIR_VARIABLE}: expected a folder, got {given}")
-        yield from (Path(given) / folder for folder in (*known.folders, "."))
+        yield from (Path(given) / folder for folder in known.folders)
     for root in (Path("data"), Path.home() / ".cache" / "torchvision", Path.home() / "data"):
         yield root / known.torchvision
-    yield _DEBIAN / name
+    yield DEBIAN / name
     if not known.keras.endswith(".npz"):
         yield _keras_folder() / known.keras
 
@@ -159,7 +174,7 @@ def _hugging_face_folders(name: str) -> tuple[Path, Path]:
     home = Path(given) if given else Path.home() / ".cache" / "huggingface"
     hub = Path(os.environ.get("HF_HUB_CACHE") or home / "hub")
     prepared = Path(os.environ.get("HF_DATASETS_CACHE") or home / "datasets")
-    repository = _IMAGE_SETS[name].hugging_face
+    repository = IMAGE_SETS[name].hugging_face
     return (
         hub / f"datasets--{repository.replace('/', '--')}" / "snapshots",
         prepared / repository.replace("/", "___"),
@@ -211,39 +226,54 @@ def _hugging_face_table(shard: Path) -> Any:
         raise ValueError(f"{shard}: truncated or damaged ({error})") from error
 
 
+def parts_of(name: str, folder: Path, split: str) -> list[tuple[File, ...]]:
+    """Return the parts of a split of an image set that lie in a folder, each for ``read_part``.
+
+    A part is images with their labels (IDX), or one batch (CIFAR). Nothing is read yet.
+
+    Raises:
+        FileNotFoundError: images without labels, or labels without images.
+
+    >>> parts_of("mnist", Path("no/such/folder"), "train")
+    []
+    """
+    if name == "cifar-10":
+        batches = [_existing(folder, (f"{stem}.bin", stem)) for stem in _CIFAR_BATCHES[split]]
+        return [(batch,) for batch in batches if batch is not None]
+    prefix = _IDX_PREFIXES[split]
+    stems = (f"{prefix}-images-idx3-ubyte", f"{prefix}-labels-idx1-ubyte")
+    pixels, labels = (_existing(folder, (stem, stem.replace("-idx", ".idx"))) for stem in stems)
+    if pixels is None and labels is None:
+        return []
+    if pixels is None or labels is None:
+        missing = stems[0] if pixels is None else stems[1]
+        raise FileNotFoundError(f"{folder}: expected {missing} (or .gz) beside its counterpart")
+    return [(pixels, labels)]
+
+
+def read_part(part: tuple[File, ...]) -> tuple[Array, Array]:
+    """Return pixels, (rows, height, width) or CIFAR's (rows, 3072), and labels (rows,) of a part.
+
+    Raises:
+        ValueError: damaged files, or another number of labels than of images.
+    """
+    if len(part) == 1:
+        return images.read_cifar(part[0])
+    pixels, labels = images.read_idx(part[0], 3), images.read_idx(part[1], 1)
+    if len(pixels) != len(labels):
+        raise ValueError(
+            f"expected as many labels as images, got {len(pixels)} images in {part[0].path} and "
+            f"{len(labels)} labels in {part[1].path}"
+        )
+    return pixels, labels
+
+
 def _existing(folder: Path, stems: tuple[str, ...]) -> File | None:
     for stem in stems:
         for path in (folder / stem, folder / f"{stem}.gz"):
             if path.is_file():
                 return File.find(path)
     return None
-
-
-def _idx(folder: Path, split: str) -> tuple[Array, Array] | None:
-    prefix = _IDX_PREFIXES[split]
-    pixels = _existing(folder, (f"{prefix}-images-idx3-ubyte", f"{prefix}-images.idx3-ubyte"))
-    labels = _existing(folder, (f"{prefix}-labels-idx1-ubyte", f"{prefix}-labels.idx1-ubyte"))
-    if pixels is None or labels is None:
-        return None
-    features, numbers = images.read_idx(pixels, 3), images.read_idx(labels, 1)
-    if len(features) != len(numbers):
-        raise ValueError(
-            f"expected as many labels as images, got {len(features)} images in {pixels.path} and "
-            f"{len(numbers)} labels in {labels.path}"
-        )
-    return features.reshape(len(features), -1), numbers
-
-
-def _cifar(folder: Path, split: str) -> tuple[Array, Array] | None:
-    files = [_existing(folder, (f"{stem}.bin", stem)) for stem in _CIFAR_BATCHES[split]]
-    there = [file for file in files if file is not None]
-    if len(there) < len(files):
-        return None
-    batches = [images.read_cifar(file) for file in there]
-    return (
-        np.concatenate([pixels for pixels, _ in batches]),
-        np.concatenate([labels for _, labels in batches]),
-    )
 
 
 def _expected(name: str, split: str) -> str:
@@ -255,7 +285,7 @@ def _expected(name: str, split: str) -> str:
 
 def _download(name: str, split: str) -> tuple[Array, Array]:
     """Fetch through scikit-learn's OpenML loader, which verifies the md5 that OpenML publishes."""
-    known = _IMAGE_SETS[name]
+    known = IMAGE_SETS[name]
     fetch: Any = optional_module("sklearn.datasets", "sklearn").fetch_openml
     data = fetch(known.openml, version=1, as_frame=False, parser="liac-arff")
     features, labels = np.asarray(data.data), np.asarray(data.target).astype(np.int64)

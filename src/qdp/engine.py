@@ -20,14 +20,14 @@ import numpy as np
 
 from qdp import arrays, device_arrays, encodings, gates, gradients, memory, planner, sampling
 from qdp.arrays import Array, Library
-from qdp.backends.base import Backend, Batch, DeviceBackend, Precision
+from qdp.backends.base import Backend, Batch, DeviceBackend, Precision, Preparation
 from qdp.backends.reference import ReferenceBackend
 from qdp.circuit import Circuit, Observable, PauliTerm
 from qdp.device_arrays import DeviceArray, Memory, Place, Target
 from qdp.encodings import Amplitude, Basis, Encoding, GateEncoding, ProductPhases
 from qdp.errors import BackendUnavailable
 
-BackendName = Literal["auto", "cpu", "cuda", "reference"]
+BackendName = Literal["auto", "cpu", "cuda", "custatevec", "reference"]
 MethodName = Literal["adjoint", "parameter-shift", "finite-difference", "spsa"]
 Argument = Literal["parameters", "inputs", "states"]
 Observables = Observable | str | Sequence[Observable | str]
@@ -523,6 +523,7 @@ def vjp(
         observable,
         prune,
         "adjoint",
+        names,
     )
     weights = run.cotangents(cotangents)
     run.require_derivatives(names, 1)
@@ -706,9 +707,9 @@ def _projectors(wires: tuple[int, ...]) -> tuple[Observable, ...]:
 class _Run:
     """A checked call: what the backend gets, and how its results become the caller's.
 
-    ``circuit`` reads the angles of an encoding by gates as inputs behind the caller's own
-    ``n_inputs``. ``features`` are the caller's states or features, (rows, columns). ``with_rows``
-    names the arguments that have a rows axis.
+    Where an encoding by gates runs as gates, ``circuit`` begins with them and reads their angles as
+    inputs behind the caller's own ``n_inputs``. ``features`` are the caller's states or features,
+    (rows, columns). ``with_rows`` names the arguments that have a rows axis.
     """
 
     backend: Backend
@@ -919,11 +920,13 @@ def _prepare(
     observable: Observables | Literal[False] | None = False,
     prune: bool = False,
     method: planner.Method = "expectation",
+    names: Sequence[Argument] = (),
     on_host: bool = False,
 ) -> _Run:
     """Check all arguments of a verb; ``observable`` False where the verb has none.
 
-    ``on_host`` brings arrays of a GPU to the host first, for what is drawn or added up there.
+    ``names`` are the arguments that it differentiates by. ``on_host`` brings arrays of a GPU to the
+    host first, for what is drawn or added up there.
     """
     _require_circuit(circuit)
     observables, single = ((), False) if observable is False else _observables(observable, circuit)
@@ -961,7 +964,10 @@ def _prepare(
         )
         features = np.broadcast_to(features, (rows, *features.shape[1:]))
         initial = np.repeat(initial, rows, axis=0)
-    if isinstance(chosen, GateEncoding):
+    preparation = None
+    if chosen is not None and initial is not None and engine.prepares and "states" not in names:
+        preparation = Preparation.of(chosen, initial, circuit.n_qubits)
+    if isinstance(chosen, GateEncoding) and preparation is None:
         assert initial is not None
         turns = chosen.angles(initial, circuit.n_qubits)
         circuit = chosen.before(circuit, initial.shape[1])
@@ -976,6 +982,7 @@ def _prepare(
             states=None if isinstance(chosen, GateEncoding | Basis) else initial,
             normalize=isinstance(chosen, Amplitude) and chosen.normalize,
             indices=initial if isinstance(chosen, Basis) else None,
+            preparation=preparation,
             precision=precision,
             recheck=recheck,
             prune=prune,
@@ -1209,7 +1216,7 @@ def _differentiate(
         raise ValueError(f"method: expected one of {', '.join(gradients.METHODS)}, got {method!r}")
     run = _prepare(
         circuit, parameters, states, inputs, encoding, backend, precision, observable, prune,
-        cast(planner.Method, method),
+        cast(planner.Method, method), names,
         on_host=method == "spsa" or options.shots is not None or options.keep_shifted,
     )  # fmt: skip
     run.require_derivatives(names, len(run.observables))
@@ -1295,14 +1302,18 @@ def _named_backend(name: str) -> Backend:
     if name == "reference":
         return ReferenceBackend()
     kind, _, ordinal = name.partition(":")
-    if kind == "cuda" and (ordinal.isdecimal() or name == "cuda"):
+    if kind in ("cuda", "custatevec") and (ordinal.isdecimal() or name == kind):
+        if kind == "custatevec":
+            from qdp.backends.custatevec import CuStateVecBackend
+
+            return CuStateVecBackend(int(ordinal or 0))
         from qdp.backends.cuda import CudaBackend
 
         return CudaBackend(int(ordinal or 0))
     if name not in ("auto", "cpu"):
         raise ValueError(
-            "backend: expected 'auto', 'cpu', 'cuda', 'cuda:1' (a GPU's number), 'reference' or a "
-            f"Backend, got {name!r}"
+            "backend: expected 'auto', 'cpu', 'cuda', 'custatevec', 'cuda:1' (a GPU's number), "
+            f"'reference' or a Backend, got {name!r}"
         )
     try:
         from qdp.backends.cpu import CpuBackend

@@ -21,7 +21,14 @@ from typing import Any, Literal, get_args
 
 from qdp import encodings, gates, memory, opening
 from qdp.circuit import Circuit, Observable, PauliTerm
-from qdp.encodings import Amplitude, Encoding, GateEncoding
+from qdp.encodings import (
+    Amplitude,
+    Angle,
+    Encoding,
+    GateEncoding,
+    PhaseEncoding,
+    ProductEncoding,
+)
 from qdp.errors import BackendUnavailable
 from qdp.memory import ALWAYS_ALLOWED, available_memory, format_bytes, parse_bytes
 from qdp.program import PauliRotation, Program, Step, compile_program
@@ -33,8 +40,8 @@ Decision = Literal["fuse", "cache", "stream"]
 
 # The engine's own numbers (native/engine.cpp); tests/test_planner.py holds them against its runs.
 _ITEM_BYTES = {"double": 8, "single": 4}
-_LINE_BYTES = {"avx512": 64, "avx2": 32, "sse4": 16, "base": 16}
-_NARROW_LINE_BYTES = {"avx512": 32}
+_LINE_BYTES = {"avx512": 64, "avx512-split": 64, "avx2": 32, "sse4": 16, "base": 16}
+_NARROW_LINE_BYTES = {"avx512": 32, "avx512-split": 32}
 _TILE_BYTES = 512 * 2**10
 _CHECKPOINT_BYTES = 48 * 2**20
 _SHIFT_TABLE_BYTES = 128 * 2**20
@@ -182,6 +189,7 @@ def explain(
     return "\n".join(
         [
             run.circuit_line(),
+            *run.encoding_lines(),
             run.normal_form_line(),
             *run.pruned_lines(),
             *run.step_lines(),
@@ -281,7 +289,8 @@ def plan(
     >>> circuit = qdp.ansatz.ry_rz_ladder(n_qubits=10, n_layers=2)
     >>> plan(circuit, np.ones((500, 1024)), "Z0", encoding="amplitude").decision
     'fuse'
-    >>> plan(circuit, np.ones((500, 55)), "Z0", encoding="iqp", reuse=100).decision
+    >>> costly = qdp.encodings.ZZFeatureMap(reps=20)
+    >>> plan(circuit, np.ones((500, 10)), "Z0", encoding=costly, reuse=100).decision
     'cache'
     """
     rows = _rows_of(source)
@@ -607,7 +616,6 @@ class _Run:
     """A circuit in normal form, with everything that its costs depend on."""
 
     circuit: Circuit
-    whole: Circuit  # with the gates of an encoding before it
     program: Program
     observables: tuple[Observable, ...]
     rows: int
@@ -639,14 +647,10 @@ class _Run:
                     f"{one.max_wire} in {one}"
                 )
         chosen = None if encoding is None else encodings.from_name(encoding)
-        whole = circuit
-        if isinstance(chosen, GateEncoding):
-            whole = chosen.before(circuit, chosen.n_features(circuit.n_qubits))
         machine = _Machine.here()
         return _Run(
             circuit,
-            whole,
-            compile_program(whole, observables, apply_frame, prune),
+            compile_program(circuit, observables, apply_frame, prune),
             observables,
             rows,
             chosen,
@@ -695,7 +699,7 @@ class _Run:
 
     def shifted_angles(self) -> Iterator[tuple[int, int, int]]:
         """Yield operation, slot and number of shifts of each angle that reads a parameter."""
-        for number, operation in enumerate(self.whole.operations):
+        for number, operation in enumerate(self.circuit.operations):
             frequencies = gates.TABLE[operation.name].frequencies
             for slot, angle in enumerate(operation.angles):
                 pruned = self.program.pruned and not self.program.rotations_of(number, slot)
@@ -750,6 +754,9 @@ class _Run:
         if self.layout.name == "batch":
             # Rows to be converted before they are laid side by side, and angles of their own.
             per_thread += tile + n_rotations * lanes * (8 + 4 * self.item)
+        if isinstance(self.encoding, GateEncoding):
+            # Tables of an encoding worked out at the load, in double, and a whole row's state.
+            per_thread += 4 * tile if self.layout.name == "sample" else tile * 3 // 2
         if method == "adjoint":
             parts = self.machine.threads if self.layout.splits_rows else 1
             per_thread += parts * (n_rotations + 1) * lanes * self.item
@@ -845,7 +852,20 @@ class _Run:
     @property
     def starts_real(self) -> bool:
         """Whether rows enter as real numbers."""
-        return self.encoding is not None
+        if isinstance(self.encoding, Angle):
+            return self.encoding.rotation == "Y"
+        return self.encoding is not None and not isinstance(self.encoding, GateEncoding)
+
+    @property
+    def preparation_flops(self) -> int:
+        """Operations a row for an encoding whose states are worked out as the rows are loaded."""
+        if isinstance(self.encoding, ProductEncoding):  # every number twice, by doubling
+            return (2 if self.starts_real else 12) * self.amplitudes
+        if isinstance(self.encoding, PhaseEncoding):  # two tables by doubling, then the rounds
+            again, closes = self.encoding.repeats - 1, self.encoding.closes
+            transforms = 2 * self.circuit.n_qubits * (again + closes)
+            return (12 + transforms + 6 * again + 2 * closes) * self.amplitudes
+        return 0
 
     def flops(self, method: Method) -> int:
         """Operations a row for what the method gives."""
@@ -859,7 +879,7 @@ class _Run:
 
     def forward_flops(self) -> int:
         """Operations a row for values, or states."""
-        return self.value_flops(0, self.starts_real)
+        return self.preparation_flops + self.value_flops(0, self.starts_real)
 
     def adjoint_flops(self) -> int:
         """Operations a row for values and all gradients."""
@@ -925,6 +945,16 @@ class _Run:
             f"{_count(circuit.n_inputs, 'input')}"
         )
 
+    def encoding_lines(self) -> list[str]:
+        """How an encoding that is worked out at the load becomes states, if there is one."""
+        if not self.preparation_flops:
+            return []
+        assert self.encoding is not None
+        return [
+            f"encoding      {self.encoding.name}: states worked out as rows are loaded, "
+            f"{_flops(self.preparation_flops)} a row"
+        ]
+
     def normal_form_line(self) -> str:
         primitives = [part for one in self.circuit.operations for part in gates.decompose(one)]
         n_cliffords = sum(isinstance(part, gates.Clifford) for part in primitives)
@@ -947,13 +977,13 @@ class _Run:
         places = self.program.pruned
         if not places:
             return []
-        parts = [gates.decompose(self.whole.operations[number])[part] for number, part in places]
+        parts = [gates.decompose(self.circuit.operations[number])[part] for number, part in places]
         n_rotations = sum(isinstance(part, gates.Rotation) for part in parts)
-        line = f"pruned        {_count(n_rotations, 'rotation')}"
         n_matrices = len(parts) - n_rotations
+        left_out = [_count(n_rotations, "rotation")] if n_rotations else []
         if n_matrices:
-            line += f" and {_count(n_matrices, 'constant matrix', 'constant matrices')}"
-        return [f"{line} that change no value"]
+            left_out.append(_count(n_matrices, "constant matrix", "constant matrices"))
+        return [f"pruned        {' and '.join(left_out)} that change no value"]
 
     def step_lines(self) -> list[str]:
         lines = []
@@ -972,10 +1002,9 @@ class _Run:
 
     def outside_lines(self) -> list[str]:
         """Operations that are neither rotations nor Cliffords, and what each costs a row."""
-        before = len(self.whole.operations) - len(self.circuit.operations)
         whole = [
             operation
-            for number, operation in enumerate(self.circuit.operations, before)
+            for number, operation in enumerate(self.circuit.operations)
             if any(
                 isinstance(part, gates.Dense | gates.Diagonal)
                 and (number, place) not in self.program.pruned

@@ -369,7 +369,7 @@ class _Builder:
 
     def add_operations(self) -> None:
         for number, operation in enumerate(self.circuit.operations):
-            for part, primitive in enumerate(_slotted(operation)):
+            for part, primitive in enumerate(slotted_primitives(operation)):
                 place = (number, part)
                 if place in self.skip:
                     continue
@@ -381,7 +381,7 @@ class _Builder:
                         self.history.append((place, [pulled]))
                         self.add_rotation(pulled, angle, operation, number)
                     case gates.Phase(angle):
-                        self.phases.append(_composed(angle, operation))
+                        self.phases.append(composed_angle(angle, operation))
                     case gates.Dense():
                         self.outside.append(str(operation)[:60])
                         self.apply_frame()
@@ -424,9 +424,9 @@ class _Builder:
     ) -> None:
         slot, factor = -1, 0.0
         if operation is not None:
-            if angle.kind == "parameter":  # a slot of the operation, see _slotted
+            if angle.kind == "parameter":  # a slot of the operation, see slotted_primitives
                 slot, factor = angle.index, angle.scale * word.sign
-            angle = _composed(angle, operation)
+            angle = composed_angle(angle, operation)
         rotation = PauliRotation(word.x, word.z, angle * word.sign, number, slot, factor)
         self.rotations.append(rotation)
         self.place(len(self.rotations) - 1)
@@ -555,8 +555,12 @@ class _Builder:
                 yield word.x, np.array([word.z], np.uint32), np.array([factor], np.complex128)
 
 
-def _composed(angle: Angle, operation: Operation) -> Angle:
-    """Put an operation's own angle into an affine function of that slot."""
+def composed_angle(angle: Angle, operation: Operation) -> Angle:
+    """Put an operation's own angle into an affine function of that slot.
+
+    >>> print(composed_angle(gates.parameter(0) / 2, gates.RX(gates.feature(3), 0)))
+    0.5*x3
+    """
     if angle.kind == "constant":
         return angle
     given = operation.angles[angle.index]
@@ -568,8 +572,13 @@ def _slotted_template(operation: Operation) -> tuple[gates.Primitive, ...]:
     return gates.decompose(operation)
 
 
-def _slotted(operation: Operation) -> tuple[gates.Primitive, ...]:
-    """Decompose with the operation's angles replaced by slots: slot k reads "parameter" k."""
+def slotted_primitives(operation: Operation) -> tuple[gates.Primitive, ...]:
+    """Decompose with the operation's angles replaced by slots: slot k reads "parameter" k.
+
+    >>> [print(one.angle) for one in slotted_primitives(gates.RX(gates.feature(3), 0))]
+    p0
+    [None]
+    """
     slots = tuple(gates.parameter(k) for k in range(len(operation.angles)))
     if operation.angles == slots:
         return _slotted_template(operation)

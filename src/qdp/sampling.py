@@ -149,6 +149,7 @@ def _rows(batch: Batch, part: slice) -> Batch:
         inputs=cut(batch.inputs),
         states=cut(batch.states),
         indices=cut(batch.indices),
+        preparation=None if batch.preparation is None else batch.preparation.rows(part),
     )
 
 

@@ -137,6 +137,25 @@ def chunk_rows(state_size: int, amplitudes_per_chunk: int, rows: int, threads: i
     return max(1, min(amplitudes_per_chunk // state_size, -(-rows // threads)))
 
 
+def shifted_angles(case: GradientCase) -> NDArray[np.float64]:
+    """Return the 2P shifted parameter sets, shape (2P, P): above and below each angle in turn."""
+    angles = np.repeat(np.array([case.parameters]), 2 * case.n_parameters, axis=0)
+    for index in range(case.n_parameters):
+        angles[2 * index, index] += np.pi / 2
+        angles[2 * index + 1, index] -= np.pi / 2
+    return angles
+
+
+def shift_gradients(values: Any) -> Gradients:
+    """Return (..., P) gradients from the (..., 2P) values at ``shifted_angles``.
+
+    >>> shift_gradients([3.0, 1.0, 0.0, 4.0])
+    array([ 1., -2.])
+    """
+    pairs = np.asarray(values, dtype=np.float64)
+    return np.asarray((pairs[..., 0::2] - pairs[..., 1::2]) / 2)
+
+
 class ThreadedChunks:
     """Runs a function over row chunks on a thread pool: for code that releases the GIL."""
 
@@ -288,6 +307,25 @@ class EncodedOnce(Contender):
             milliseconds(start, encoded),
             milliseconds(encoded, stop),
         )
+
+
+class EncodedOnceInChunks(EncodedOnce):
+    """Rows encoded here, circuits over chunks of them that fit the cache, one after the other."""
+
+    amplitudes_per_chunk: ClassVar[int] = 2**16
+
+    def __init__(self, case: GradientCase, features: Features) -> None:
+        super().__init__(case, features)
+        self.size = chunk_rows(case.state_size, self.amplitudes_per_chunk, len(features), 1)
+
+    @abstractmethod
+    def chunk(self, states: NDArray[Any]) -> Gradients:
+        """Return the gradients of some rows."""
+
+    def circuits(self, rows: int) -> Gradients:
+        """Differentiate chunk by chunk."""
+        bounds = chunk_bounds(rows, self.size)
+        return np.concatenate([self.chunk(self.states[start:stop]) for start, stop in bounds])
 
 
 class EncodedOnceInProcesses(EncodedOnce):

@@ -11,14 +11,8 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from benchmark.core.cases import GradientCase, Term
-from benchmark.core.contenders.base import (
-    EncodedOnce,
-    Features,
-    Gradients,
-    chunk_bounds,
-    chunk_rows,
-)
+from benchmark.core.cases import Term
+from benchmark.core.contenders.base import EncodedOnceInChunks, Gradients
 
 
 def pauli_word(term: Term) -> tuple[list[int], str]:
@@ -26,7 +20,7 @@ def pauli_word(term: Term) -> tuple[list[int], str]:
     return [wire for wire, _ in term[1]], "".join(letter.lower() for _, letter in term[1])
 
 
-class DeepQuantum(EncodedOnce):
+class DeepQuantum(EncodedOnceInChunks):
     """The library's own circuit; chunks of rows that fit the cache."""
 
     name = "deepquantum"
@@ -35,11 +29,6 @@ class DeepQuantum(EncodedOnce):
     rule = "adjoint"
     distributions: ClassVar[tuple[str, ...]] = ("deepquantum", "torch", "numpy")
     extra = "rivals"
-    amplitudes_per_chunk = 2**16
-
-    def __init__(self, case: GradientCase, features: Features) -> None:
-        super().__init__(case, features)
-        self.size = chunk_rows(case.state_size, self.amplitudes_per_chunk, len(features), 1)
 
     def prepare(self) -> None:
         """Build the circuit and run one chunk."""
@@ -66,11 +55,6 @@ class DeepQuantum(EncodedOnce):
         )
         self.allocate_states(case.complex_dtype)
         self.run(min(self.size, len(self.features)))
-
-    def circuits(self, rows: int) -> Gradients:
-        """Differentiate chunk by chunk."""
-        bounds = chunk_bounds(rows, self.size)
-        return np.concatenate([self.chunk(self.states[start:stop]) for start, stop in bounds])
 
     def chunk(self, states: Any) -> Gradients:
         """Return the gradients of some rows."""

@@ -20,6 +20,8 @@ from benchmark.core.contenders.base import (
     Repeat,
     chunk_bounds,
     milliseconds,
+    shift_gradients,
+    shifted_angles,
 )
 
 
@@ -186,11 +188,9 @@ class PennyLaneBroadcast(PennyLaneStatePrep):
         gradients = np.empty((rows, self.case.n_parameters))
         block = max(1, self.amplitudes_per_chunk // self.case.state_size)
         for start, stop in chunk_bounds(rows, block):
-            for index in range(self.case.n_parameters):
-                values = []
-                for shift in (np.pi / 2, -np.pi / 2):
-                    shifted = self.parameters.copy()
-                    shifted[index] += shift
-                    values.append(np.reshape(self.node(self.states[start:stop], shifted), -1))
-                gradients[start:stop, index] = (values[0] - values[1]) / 2
+            states = self.states[start:stop]
+            values = [
+                np.reshape(self.node(states, angles), -1) for angles in shifted_angles(self.case)
+            ]
+            gradients[start:stop] = shift_gradients(np.transpose(values))
         return gradients

@@ -16,11 +16,13 @@ from numpy.typing import NDArray
 
 from benchmark.core.cases import GradientCase
 from benchmark.core.contenders.base import (
-    EncodedOnce,
+    EncodedOnceInChunks,
     EncodedOnceInProcesses,
+    Features,
     Gradients,
     Task,
-    chunk_bounds,
+    shift_gradients,
+    shifted_angles,
 )
 
 
@@ -51,16 +53,7 @@ def qiskit_problem(case: GradientCase) -> tuple[Any, list[Any], Any]:
     return circuit, angles, observable
 
 
-def shifted_angles(case: GradientCase) -> NDArray[np.float64]:
-    """Return the 2P shifted parameter sets, shape (2P, P): above and below each angle in turn."""
-    angles = np.repeat(np.array([case.parameters]), 2 * case.n_parameters, axis=0)
-    for index in range(case.n_parameters):
-        angles[2 * index, index] += np.pi / 2
-        angles[2 * index + 1, index] -= np.pi / 2
-    return angles
-
-
-class QiskitAer(EncodedOnce):
+class QiskitAer(EncodedOnceInChunks):
     """A chunk of rows a job; Aer's own threads over the circuits of a job."""
 
     name = "qiskit-aer"
@@ -70,6 +63,10 @@ class QiskitAer(EncodedOnce):
     distributions: ClassVar[tuple[str, ...]] = ("qiskit-aer", "qiskit", "numpy")
     extra = "rivals"
     rows_per_job = 8
+
+    def __init__(self, case: GradientCase, features: Features) -> None:
+        super().__init__(case, features)
+        self.size = self.rows_per_job
 
     def prepare(self) -> None:
         """Build and transpile the circuit without its first state; run one row."""
@@ -88,8 +85,8 @@ class QiskitAer(EncodedOnce):
         self.allocate_states(case.complex_dtype)
         self.run(min(1, len(self.features)))
 
-    def job(self, states: NDArray[Any]) -> Gradients:
-        """Return the gradients of some rows."""
+    def chunk(self, states: NDArray[Any]) -> Gradients:
+        """Return the gradients of some rows, from one job."""
         from qiskit import QuantumCircuit
 
         circuits = []
@@ -103,13 +100,7 @@ class QiskitAer(EncodedOnce):
         if not result.success:
             raise RuntimeError(f"Aer: {result.status}")
         values = np.array([found.data.expectation_value for found in result.results])
-        pairs = values.reshape(len(states), self.case.n_parameters, 2)
-        return np.asarray((pairs[..., 0] - pairs[..., 1]) / 2, dtype=np.float64)
-
-    def circuits(self, rows: int) -> Gradients:
-        """Run job by job."""
-        bounds = chunk_bounds(rows, self.rows_per_job)
-        return np.concatenate([self.job(self.states[start:stop]) for start, stop in bounds])
+        return shift_gradients(values.reshape(len(states), -1))
 
 
 def qiskit_task(case: GradientCase, states: NDArray[Any]) -> Task:
@@ -127,7 +118,7 @@ def qiskit_task(case: GradientCase, states: NDArray[Any]) -> Task:
         for row in range(start, stop):
             state = Statevector(states[row])
             values = [state.evolve(one).expectation_value(observable).real for one in bound]
-            gradients[row - start] = (np.array(values[0::2]) - np.array(values[1::2])) / 2
+            gradients[row - start] = shift_gradients(values)
         return gradients
 
     return task

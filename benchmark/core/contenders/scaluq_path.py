@@ -14,7 +14,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmark.core.cases import GradientCase
-from benchmark.core.contenders.base import EncodedOnceInProcesses, Gradients, Task
+from benchmark.core.contenders.base import (
+    EncodedOnceInProcesses,
+    Gradients,
+    Task,
+    shift_gradients,
+    shifted_angles,
+)
 
 
 def scaluq_task(case: GradientCase, states: NDArray[Any]) -> Task:
@@ -55,10 +61,7 @@ def scaluq_task(case: GradientCase, states: NDArray[Any]) -> Task:
         gradient = circuit.compute_expectation_gradient_backprop(state, costate, values)
         return [gradient[name] for name in names]
 
-    angles = np.repeat(np.array([case.parameters]), 2 * case.n_parameters, axis=0)
-    for index in range(case.n_parameters):
-        angles[2 * index, index] += np.pi / 2
-        angles[2 * index + 1, index] -= np.pi / 2
+    angles = shifted_angles(case)
     shifted = {name: angles[:, index].tolist() for index, name in enumerate(names)}
     shift_states: Any = None
     if case.method == "parameter-shift":
@@ -69,7 +72,7 @@ def scaluq_task(case: GradientCase, states: NDArray[Any]) -> Task:
         shift_states.set_state_vector(state)
         circuit.update_quantum_state(shift_states, shifted)
         expectations = np.array(observable.get_expectation_value(shift_states)).real
-        return list((expectations[0::2] - expectations[1::2]) / 2)
+        return list(shift_gradients(expectations))
 
     compute = adjoint if case.method == "adjoint" else parameter_shift
 

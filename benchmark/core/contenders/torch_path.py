@@ -13,17 +13,11 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from benchmark.core.cases import GradientCase, diagonal_signs, ladder_source, observable_diagonal
-from benchmark.core.contenders.base import (
-    EncodedOnce,
-    Features,
-    Gradients,
-    chunk_bounds,
-    chunk_rows,
-)
+from benchmark.core.cases import diagonal_signs, ladder_source, observable_diagonal
+from benchmark.core.contenders.base import EncodedOnceInChunks, Gradients
 
 
-class TorchGates(EncodedOnce):
+class TorchGates(EncodedOnceInChunks):
     """Gate by gate, a chunk of rows at a time, torch's own threads inside each operation."""
 
     name = "torch"
@@ -31,11 +25,6 @@ class TorchGates(EncodedOnce):
     description = "hand-written batched simulation, one backward pass for all rows of a chunk"
     rule = "adjoint"
     distributions: ClassVar[tuple[str, ...]] = ("torch", "numpy")
-    amplitudes_per_chunk = 2**16
-
-    def __init__(self, case: GradientCase, features: Features) -> None:
-        super().__init__(case, features)
-        self.size = chunk_rows(case.state_size, self.amplitudes_per_chunk, len(features), 1)
 
     def prepare(self) -> None:
         """Make the tables and run one chunk."""
@@ -51,11 +40,6 @@ class TorchGates(EncodedOnce):
         self.source = torch.from_numpy(ladder_source(case.n_qubits))
         self.angles = torch.from_numpy(case.angles.astype(case.real_dtype))
         self.run(min(self.size, len(self.features)))
-
-    def circuits(self, rows: int) -> Gradients:
-        """Differentiate chunk by chunk."""
-        bounds = chunk_bounds(rows, self.size)
-        return np.concatenate([self.chunk(self.states[start:stop]) for start, stop in bounds])
 
     def chunk(self, states: Any) -> Gradients:
         """Return the gradients of some rows."""

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Ways to train the model: PennyLane alone, PennyLane on QDP's states, QDP alone.
 
-Each as its documentation has it: ``default.qubit`` with backpropagation through torch and a
-broadcast batch; ``lightning.qubit`` with the adjoint method, a QNode call a row, since it has no
-batches and PennyLane's expansion of IQPEmbedding is not right; QDP's verbs on torch tensors.
+Each as its documentation has it: ``default.qubit`` with backpropagation through torch (PennyLane,
+"PyTorch interface") and a broadcast batch ("Parameter broadcasting"); ``lightning.qubit`` with the
+adjoint method ("Gradients and training"), a QNode call a row, since it has no batches and
+PennyLane's expansion of IQPEmbedding is not right; QDP's verbs on torch tensors.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -18,10 +18,46 @@ from numpy.typing import NDArray
 
 from qdp.circuit import Circuit, Observable
 from qdp.device_arrays import Memory, Target
-from qdp.encodings import Encoding, Fill, GateEncoding
+from qdp.encodings import Encoding, Fill, GateEncoding, PhaseEncoding, ProductEncoding
 
 Precision = Literal["double", "single"]
 Array = NDArray[np.generic]
+
+
+@dataclass(frozen=True)
+class Preparation:
+    """The rows' initial states as a few numbers each, worked out as the rows are loaded.
+
+    Either ``factors``, (rows, n, 2) complex128: states of single qubits, whose product it is; or
+    ``phases``, (rows, 1 + n + n(n-1)/2) float64: ``PhaseEncoding.coefficients`` with its
+    ``repeats`` and ``closes``.
+    """
+
+    factors: Array | None = None
+    phases: Array | None = None
+    repeats: int = 1
+    closes: bool = False
+
+    @staticmethod
+    def of(encoding: Encoding, features: Array, n_qubits: int) -> Preparation | None:
+        """Return the numbers of validated features, or None for an encoding without such."""
+        if isinstance(encoding, ProductEncoding):
+            return Preparation(factors=encoding.factors(features, n_qubits))
+        if isinstance(encoding, PhaseEncoding):
+            return Preparation(
+                phases=encoding.coefficients(features, n_qubits),
+                repeats=encoding.repeats,
+                closes=encoding.closes,
+            )
+        return None
+
+    def rows(self, part: slice) -> Preparation:
+        """Return the numbers of some of the rows."""
+        return replace(
+            self,
+            factors=None if self.factors is None else self.factors[part],
+            phases=None if self.phases is None else self.phases[part],
+        )
 
 
 @dataclass(frozen=True)
@@ -32,7 +68,8 @@ class Batch:
     ``states`` is None (every row starts in |0...0>), or (rows, 2**n) float32, float64, complex64
     or complex128. With ``normalize`` it is (rows, up to 2**n) raw real or complex features, which
     the backend pads with zeros and normalises: amplitude encoding fused into the run.
-    ``indices`` (rows,) int64 starts row i in the basis state |indices[i]> instead.
+    ``indices`` (rows,) int64 starts row i in the basis state |indices[i]> instead, ``preparation``
+    in the state of an encoding; the latter only with a backend that ``prepares``.
     ``recheck`` None means that the values of ``states`` were looked at. Else, with a backend that
     ``checks_rows`` only, it is to be called for a row that is not finite, that is all zero, or,
     without ``normalize``, further from norm 1 than ``norm_tolerance``; it raises the error.
@@ -51,6 +88,7 @@ class Batch:
     states: Array | None = None
     normalize: bool = False
     indices: Array | None = None
+    preparation: Preparation | None = None
     precision: Precision = "double"
     recheck: Callable[[], object] | None = None
     norm_tolerance: float = 0.0
@@ -99,6 +137,8 @@ class Backend(ABC):
     name: str
     # Whether rows are looked at while they are loaded, so that the caller need not do so before.
     checks_rows = False
+    # Whether it takes ``Batch.preparation``; else angle encodings run as gates.
+    prepares = False
 
     def encoder(self, encoding: Encoding) -> Fill | None:
         """Return this backend's loop from features to states, or None for NumPy's."""

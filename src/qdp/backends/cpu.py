@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from qdp import _core, arrays, memory
-from qdp.backends.base import AdjointResult, Array, Backend, Batch, Shift
+from qdp.backends.base import AdjointResult, Array, Backend, Batch, Preparation, Shift
 from qdp.circuit import Circuit, Observable
 from qdp.encodings import (
     Amplitude,
@@ -99,7 +99,7 @@ def _fill_products(encoding: ProductEncoding, features: Array, out: Array) -> bo
 def _fill_phases(encoding: PhaseEncoding, features: Array, out: Array) -> bool:
     n_qubits = _qubits_of(out)
     for part in arrays.row_chunks(len(features), 8 * (1 + n_qubits * (n_qubits + 1) // 2)):
-        coefficients = encoding.coefficients(features[part], n_qubits)
+        coefficients = np.ascontiguousarray(encoding.coefficients(features[part], n_qubits))
         _core.encode_phases(coefficients, n_qubits, encoding.repeats, encoding.closes, out[part])
     return True
 
@@ -121,6 +121,7 @@ class CpuBackend(Backend):
 
     name = "cpu"
     checks_rows = True
+    prepares = True
 
     def __init__(self, layout: str = "auto") -> None:
         if layout not in LAYOUTS:
@@ -131,6 +132,7 @@ class CpuBackend(Backend):
         run = _core.run_double if batch.precision == "double" else _core.run_single
         parameters = np.ascontiguousarray(batch.parameters, dtype=np.float64)
         inputs = batch.inputs
+        start = batch.preparation or Preparation()
         try:
             run(
                 native,
@@ -143,6 +145,10 @@ class CpuBackend(Backend):
                 # Half, since sums in lines round: what is refused in vain passes the recheck.
                 norm_tolerance=0.0 if batch.recheck is None else batch.norm_tolerance / 2,
                 indices=batch.indices,
+                factors=None if start.factors is None else np.ascontiguousarray(start.factors),
+                phases=None if start.phases is None else np.ascontiguousarray(start.phases),
+                repeats=start.repeats,
+                closes=start.closes,
                 layout=self._layout,
                 **outputs,
             )

@@ -686,7 +686,7 @@ class CudaBackend(DeviceBackend):
         with self._ordered(stream):
             for part in _parts(batch.rows, rows):
                 with Arena(self.device, stream) as arena:
-                    run.queue(arena, _rows(batch, part), outputs.rows(part), evaluations)
+                    run.queue(arena, rows_of(batch, part), outputs.rows(part), evaluations)
         if batch.target is None or batch.target.waits:
             self.device.synchronize(stream)
 
@@ -705,7 +705,7 @@ class CudaBackend(DeviceBackend):
                     # The chunk before the last: its memory is this one's.
                     staging.drain()
                     with Arena(self.device, staging.stream, staging) as arena:
-                        run.queue(arena, _rows(batch, part), outputs.rows(part), evaluations)
+                        run.queue(arena, rows_of(batch, part), outputs.rows(part), evaluations)
                 for staging in stages:
                     staging.drain()
         finally:
@@ -815,17 +815,7 @@ class _Chunks:
             launch["input_stride"] = _stride(batch.inputs, batch.rows)
         if batch.features is not None:
             self._describe_features(launch, batch, batch.features)
-        if batch.states is not None:
-            launch.put("states", batch.states, element="element")
-            launch["columns"] = batch.states.shape[1]
-            launch["one_state"] = int(_stride(batch.states, batch.rows) == 0)
-            launch["normalize"] = int(batch.normalize)
-            if batch.target is not None:
-                launch["tolerance"] = batch.norm_tolerance
-        elif batch.indices is not None:
-            launch["element"] = _INDEX
-            launch.put("states", batch.indices)
-            launch["one_state"] = int(len(batch.indices) < batch.rows)
+        _describe_rows(launch, batch)
         if outputs.cotangents is not None:
             launch["contracted"] = 1
             launch.put("cotangents", outputs.cotangents, element="cotangent_element")
@@ -1191,7 +1181,9 @@ def _precision_of(states: Array) -> Precision:
     return "double" if states.dtype == np.complex128 else "single"
 
 
-def _rows(batch: Batch, part: slice) -> Batch:
+def rows_of(batch: Batch, part: slice) -> Batch:
+    """Return the numbers of some of the rows, as views; what all rows share stays as it is."""
+
     def cut(array: Array | None, axes: int = 1) -> Any:
         if array is None or array.ndim < axes or array.shape[0] != batch.rows:
             return array  # one row for all
@@ -1206,3 +1198,37 @@ def _rows(batch: Batch, part: slice) -> Batch:
         indices=cut(batch.indices),
         features=cut(batch.features),
     )
+
+
+def load_states(arena: Arena, batch: Batch, n_qubits: int, n_items: int, slots: int) -> int:
+    """Return the address of the states that rows start in: complex, (n_items, 2**n_qubits).
+
+    An item is a row, ``slots`` times in turn, and all of them for each evaluation. Rows are
+    checked and normalised where the batch says so, and padded with zeros.
+    """
+    launch = _Launcher(arena, batch.precision)
+    launch["n_qubits"], launch["n_items"] = n_qubits, n_items
+    launch["rows"], launch["n_slots"] = batch.rows, slots
+    launch["n_parts"] = n_parts = min(_MOST_PARTS, max(1, (1 << n_qubits) // (8 * _MOST_THREADS)))
+    launch["psi"] = arena.empty(n_items * np.dtype(batch.complex_dtype).itemsize << n_qubits)
+    _describe_rows(launch, batch)
+    if launch["normalize"] or launch.call["tolerance"][0] > 0:
+        launch["norm_parts"] = arena.empty(8 * n_items * n_parts)
+        launch("norms", n_items * n_parts, _MOST_THREADS, _PENDING_BYTES)
+    launch("load", n_items * n_parts, _MOST_THREADS)
+    return launch["psi"]
+
+
+def _describe_rows(launch: _Launcher, batch: Batch) -> None:
+    """Say what rows start in, and put it onto the device if it isn't there."""
+    if batch.states is not None:
+        launch.put("states", batch.states, element="element")
+        launch["columns"] = batch.states.shape[1]
+        launch["one_state"] = int(_stride(batch.states, batch.rows) == 0)
+        launch["normalize"] = int(batch.normalize)
+        if batch.target is not None:
+            launch["tolerance"] = batch.norm_tolerance
+    elif batch.indices is not None:
+        launch["element"] = _INDEX
+        launch.put("states", batch.indices)
+        launch["one_state"] = int(len(batch.indices) < batch.rows)

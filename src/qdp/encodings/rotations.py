@@ -301,8 +301,10 @@ class ProductPhases(PhaseEncoding):
     def angles(self, features: Array, n_qubits: int) -> Array:
         """Return the features and the products of their pairs, (rows, n + pairs)."""
         first, second = _indices(self.pairs(n_qubits))
-        distances = self.centre - features
-        return np.concatenate([features, distances[:, first] * distances[:, second]], axis=1)
+        # Rows side by side: what is added and multiplied lies together.
+        columns = features.T.copy()
+        distances = self.centre - columns
+        return np.concatenate([columns, distances[first] * distances[second]]).T
 
     def pullback(self, features: Array, derivative: Array) -> Array:
         """Carry derivatives by features and products back to the features."""
@@ -319,14 +321,14 @@ class ProductPhases(PhaseEncoding):
 
         The parity of two bits is b_i + b_j - 2 b_i b_j.
         """
-        coefficients = np.zeros((len(angles), 1 + n_qubits * (n_qubits + 1) // 2))
-        coefficients[:, 1 : 1 + n_qubits] = angles[:, :n_qubits]
+        added = np.zeros((1 + n_qubits * (n_qubits + 1) // 2, len(angles)))
+        added[1 : 1 + n_qubits] = angles.T[:n_qubits]
         place = {pair: 1 + n_qubits + p for p, pair in enumerate(_all_pairs(n_qubits))}
-        for column, (i, j) in enumerate(self.pairs(n_qubits), start=n_qubits):
-            coefficients[:, 1 + i] += angles[:, column]
-            coefficients[:, 1 + j] += angles[:, column]
-            coefficients[:, place[min(i, j), max(i, j)]] -= 2 * angles[:, column]
-        return coefficients
+        for (i, j), angle in zip(self.pairs(n_qubits), angles.T[n_qubits:], strict=True):
+            added[1 + i] += angle
+            added[1 + j] += angle
+            added[place[min(i, j), max(i, j)]] -= 2 * angle
+        return added.T
 
 
 @dataclass(frozen=True)
@@ -390,7 +392,7 @@ class IQPEmbedding(ProductPhases):
         """Return the coefficients of the phase of one round."""
         angles = self.angles(features, n_qubits)
         coefficients = self._parity_coefficients(angles, n_qubits)
-        coefficients[:, 0] = -0.5 * angles.sum(axis=1)
+        coefficients[:, 0] = -0.5 * angles.T.sum(axis=0)
         return coefficients
 
 
