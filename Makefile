@@ -26,7 +26,7 @@ requirements = $$($(VENV)/bin/python -c 'import sys, tomllib; \
 	extras = tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]; \
 	print(*(one for name in sys.argv[1:] for one in extras[name]))' $(1))
 
-.PHONY: bench report test gpu lint sanitize clean
+.PHONY: bench report test gpu gpu-install gpu-test gpu-sanitize gpu-bench lint sanitize clean
 
 bench: $(VENV)/.package $(VENV)/.benchmark
 	$(VENV)/bin/python benchmark/benchmark_gradient.py $(BENCH)
@@ -38,10 +38,70 @@ report: $(VENV)/.package $(VENV)/.benchmark
 test: $(VENV)/.package $(VENV)/.test
 	QDP_REQUIRE=cpu $(VENV)/bin/python -m pytest --quiet
 
-# On a machine with an NVIDIA GPU: every test that runs over backends, on it as well.
-gpu: $(VENV)/.package $(VENV)/.test
-	QDP_REQUIRE=cpu,cuda,cuda-compile $(VENV)/bin/python -m pytest --quiet tests/test_cuda.py \
-		tests/test_engine.py tests/test_gradients.py
+# On a machine with an NVIDIA GPU: build, every test that runs over backends on it, the sanitizer on
+# some, and the benchmark, whose records go to benchmark/results. No network is used: the package goes
+# into a folder of its own beside the interpreter's packages, after the wheels of the folder WHEELS if
+# that is named (with shared libraries that they need in its folder shim, if any).
+# COMPUTE_SANITIZER= leaves the sanitizer out; GPU_PYTEST and GPU_BENCH add arguments to the tests and
+# the benchmark.
+GPU_PYTHON ?= $(if $(wildcard $(VENV)/bin/python),$(VENV)/bin/python,$(PYTHON))
+GPU_SITE := $(CURDIR)/build/gpu-site
+GPU_REQUIRE ?= cpu,cuda,cuda-compile$(if $(wildcard $(WHEELS)/custatevec*.whl),$(comma)custatevec)
+GPU_OUTPUT ?= benchmark/results
+COMPUTE_SANITIZER ?= compute-sanitizer
+comma := ,
+GPU_PATH = PYTHONPATH="$(GPU_SITE)$${PYTHONPATH:+:$$PYTHONPATH}"
+GPU_RUN = $(GPU_PATH) $(GPU_PYTHON)
+# The pins of constraints.txt are for what is fetched; here there is what there is.
+GPU_INSTALL = PIP_CONSTRAINT= PIP_BUILD_CONSTRAINT= $(GPU_RUN) -m pip install --quiet \
+	--disable-pip-version-check --no-index --no-deps --no-compile --upgrade --target $(GPU_SITE)
+GPU_SANITIZED = tests/test_gradients.py::test_adjoint_is_parameter_shift \
+	tests/test_engine.py::test_probabilities_are_squared_amplitudes \
+	tests/test_engine.py::test_fused_is_encode_then_run
+# CUDA's libraries of the interpreter's packages, which the rivals' extensions look for.
+CUDA_LIBRARIES = $(GPU_RUN) -c 'import glob, importlib.util as find; \
+	spec = find.find_spec("nvidia"); \
+	paths = spec.submodule_search_locations if spec else []; \
+	print(":".join(sorted(place for path in paths for place in glob.glob(path + "/*/lib"))))'
+
+gpu:
+	$(MAKE) gpu-install
+	$(MAKE) gpu-test
+	$(MAKE) gpu-sanitize
+	$(MAKE) gpu-bench
+
+gpu-install:
+	rm -rf $(GPU_SITE)
+	$(if $(WHEELS),$(GPU_INSTALL) $(wildcard $(WHEELS)/*.whl))
+	$(GPU_INSTALL) --no-build-isolation .
+
+gpu-test:
+	QDP_REQUIRE=$(GPU_REQUIRE) $(GPU_RUN) -m pytest --quiet -k "cuda or custatevec or gpu" $(GPU_PYTEST) \
+		tests benchmark/tests
+
+# Twice: what reaches outside its memory, and what races in shared memory.
+gpu-sanitize:
+ifeq ($(COMPUTE_SANITIZER),)
+	@echo "compute-sanitizer is left out: COMPUTE_SANITIZER is empty"
+else
+	@command -v $(COMPUTE_SANITIZER) > /dev/null || { echo "error: $(COMPUTE_SANITIZER) is not on \
+	PATH; it comes with the CUDA toolkit; COMPUTE_SANITIZER= leaves this out" >&2; exit 2; }
+	for tool in memcheck racecheck; do \
+		check="$(COMPUTE_SANITIZER) --tool $$tool --error-exitcode 9 --report-api-errors no" && \
+		QDP_REQUIRE=cuda $(GPU_PATH) $$check $(GPU_PYTHON) -m pytest --quiet -k cuda \
+			-p no:cacheprovider $(GPU_SANITIZED) && \
+		$(GPU_PATH) $$check $(GPU_PYTHON) -m benchmark.gpu_rates --quick --runs 1 \
+			--parts kernels --output-dir build/gpu-sanitize || exit 1; \
+	done
+endif
+
+gpu-bench:
+	export LD_LIBRARY_PATH="$(if $(WHEELS),$(abspath $(WHEELS))/shim:)$$($(CUDA_LIBRARIES))$${LD_LIBRARY_PATH:+:$$LD_LIBRARY_PATH}" && \
+		$(GPU_RUN) -m benchmark.gpu_rates --output-dir $(GPU_OUTPUT) $(GPU_BENCH) && \
+		$(GPU_RUN) -m benchmark.custatevec --output-dir $(GPU_OUTPUT) && \
+		if $(GPU_RUN) -c 'from importlib import metadata; metadata.version("pennylane-lightning-gpu")' \
+			2> /dev/null; then $(GPU_RUN) -m benchmark.batched_execution --device lightning.gpu \
+			--output-dir $(GPU_OUTPUT); else echo "lightning.gpu is not installed: not taken apart"; fi
 
 lint: $(VENV)/.lint
 	$(VENV)/bin/ruff check

@@ -7,11 +7,14 @@ puts the tables of the newest record into benchmark/docs/batched_execution.md, `
 
     python -m benchmark.batched_execution --output-dir benchmark/results
     python -m benchmark.batched_execution --write
+
+With ``--device lightning.gpu``, on a machine with a GPU, it takes one evaluation apart there.
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib
 import os
 import sys
 import time
@@ -28,7 +31,9 @@ from benchmark.core import environment, records, statistics
 from benchmark.core.cases import GradientCase, amplitudes
 from benchmark.core.command_line import positive_integer
 from benchmark.core.contenders.base import RowProcesses, Task
+from benchmark.core.contenders.lightning_paths import library_details
 from benchmark.core.contenders.pennylane_paths import apply_layers
+from benchmark.core.device import loaded_libraries
 from benchmark.core.document import Block, Table, Text, markdown, number, replaced
 from benchmark.core.ratios import interval_words
 
@@ -36,7 +41,20 @@ RESULTS = Path(__file__).resolve().parent / "results"
 DOCUMENT = Path(__file__).resolve().parent / "docs" / "batched_execution.md"
 BEGIN = "<!-- tables: begin, written by benchmark.batched_execution -->"
 END = "<!-- tables: end -->"
-DISTRIBUTIONS = ("pennylane", "pennylane-lightning", "qdp", "numpy")
+DISTRIBUTIONS = (
+    "pennylane",
+    "pennylane-lightning",
+    "pennylane-lightning-gpu",
+    "custatevec-cu12",
+    "custatevec-cu13",
+    "qdp",
+    "numpy",
+)
+# Lightning's devices: the name of their record, the folder of their classes, what those begin with.
+DEVICES = {
+    "lightning.qubit": ("batched_execution", "lightning_qubit", "Lightning"),
+    "lightning.gpu": ("lightning_gpu", "lightning_gpu", "LightningGPU"),
+}
 TOLERANCE = 1e-10
 N_LAYERS = 2
 
@@ -122,13 +140,16 @@ def tape_of(problem: Problem, state: Any, *, prepare: bool = True) -> Any:
 class Lightning:
     """Lightning's C++ state vector, driven directly."""
 
-    def __init__(self, problem: Problem) -> None:
-        from pennylane_lightning.lightning_qubit._measurements import LightningMeasurements
-        from pennylane_lightning.lightning_qubit._state_vector import LightningStateVector
+    def __init__(self, problem: Problem, device: str = "lightning.qubit") -> None:
+        _, folder, prefix = DEVICES[device]
 
-        self.holder = LightningStateVector(problem.n_qubits, dtype=np.complex128)
+        def named(module: str, name: str) -> Any:
+            found = importlib.import_module(f"pennylane_lightning.{folder}.{module}")
+            return getattr(found, prefix + name)
+
+        self.holder = named("_state_vector", "StateVector")(problem.n_qubits, dtype=np.complex128)
         self.state = self.holder.state_vector
-        self.measurements = LightningMeasurements(self.holder)
+        self.measurements = named("_measurements", "Measurements")(self.holder)
         tape = tape_of(problem, None, prepare=False)
         self.gates = [
             (getattr(self.state, gate.name), list(gate.wires), gate.parameters)
@@ -157,11 +178,11 @@ class Lightning:
         return self.measure()
 
 
-def evaluation_parts(problem: Problem) -> dict[str, Call]:
-    """Question 1: the parts of one evaluation on lightning.qubit."""
+def evaluation_parts(problem: Problem, name: str = "lightning.qubit") -> dict[str, Call]:
+    """Question 1: the parts of one evaluation on a device of Lightning's."""
     import pennylane as qml
 
-    device = qml.device("lightning.qubit", wires=problem.n_qubits)
+    device = qml.device(name, wires=problem.n_qubits)
     node = qml.QNode(quantum_function(problem), device, diff_method=None)
     state, parameters = problem.states[0], problem.parameters
     problem.require("QNode", node(state, parameters))
@@ -170,11 +191,11 @@ def evaluation_parts(problem: Problem) -> dict[str, Call]:
     program = device.preprocess_transforms(config)
     (ready,), _ = program((tape,))
     problem.require("device.execute", device.execute((ready,), config))
-    direct = Lightning(problem)
+    direct = Lightning(problem, name)
     problem.require("C++", direct.value(state))
 
     def make() -> Any:
-        fresh = qml.device("lightning.qubit", wires=problem.n_qubits)
+        fresh = qml.device(name, wires=problem.n_qubits)
         return qml.QNode(quantum_function(problem), fresh, diff_method=None)
 
     def configure() -> Any:
@@ -193,11 +214,11 @@ def evaluation_parts(problem: Problem) -> dict[str, Call]:
     }
 
 
-def state_preparation(problem: Problem) -> dict[str, Call]:
+def state_preparation(problem: Problem, name: str = "lightning.qubit") -> dict[str, Call]:
     """Question 3: StatePrep against putting the amplitudes into the state vector."""
     import pennylane as qml
 
-    device = qml.device("lightning.qubit", wires=problem.n_qubits)
+    device = qml.device(name, wires=problem.n_qubits)
     state = problem.states[0]
     ready = []
     for prepare in (True, False):
@@ -205,7 +226,7 @@ def state_preparation(problem: Problem) -> dict[str, Call]:
         config = device.setup_execution_config(circuit=tape)
         (one,), _ = device.preprocess_transforms(config)((tape,))
         ready.append((one, config))
-    direct = Lightning(problem)
+    direct = Lightning(problem, name)
     target = np.empty_like(state)
     return {
         "device.execute with StatePrep": lambda: device.execute((ready[0][0],), ready[0][1]),
@@ -293,8 +314,8 @@ def lightning_values(case: GradientCase, states: NDArray[Any]) -> Task:
     return task
 
 
-def measure(qubits: Sequence[int], rows: Sequence[int], runs: int) -> Iterator[Record]:
-    """Yield all measurements, the ways of each question in turns."""
+def measure(qubits: Sequence[int], rows: Sequence[int], runs: int, device: str) -> Iterator[Record]:
+    """Yield all measurements, the ways of each question in turns; batches on the CPU alone."""
 
     def lines(question: str, n_qubits: int, count: int, calls: Mapping[str, Call]) -> Any:
         for name, seconds in in_turns(calls, runs).items():
@@ -309,9 +330,9 @@ def measure(qubits: Sequence[int], rows: Sequence[int], runs: int) -> Iterator[R
 
     for n_qubits in qubits:
         single = Problem(n_qubits, 1)
-        yield from lines("parts", n_qubits, 1, evaluation_parts(single))
-        yield from lines("preparation", n_qubits, 1, state_preparation(single))
-        for count in rows:
+        yield from lines("parts", n_qubits, 1, evaluation_parts(single, device))
+        yield from lines("preparation", n_qubits, 1, state_preparation(single, device))
+        for count in rows if device == "lightning.qubit" else ():
             problem = Problem(n_qubits, count)
             try:
                 yield from lines("batches", n_qubits, count, batches(problem))
@@ -347,43 +368,65 @@ def us(line: Mapping[str, Any], per: int = 1) -> str:
     return f"{number(found.median, 4)} ({number(found.low, 4)} to {number(found.high, 4)})"
 
 
-def tables(path: Path) -> str:
-    """Return the document's tables, from one record."""
+def table_of(
+    measured: Sequence[Record], question: str, sizes: Sequence[tuple[int, int]], head: Sequence[str]
+) -> Table:
+    """Return the table of one question; ``sizes`` are qubits and rows, a column each."""
+    rows: dict[str, list[str]] = {}
+    for size in sizes:
+        for line in measured:
+            if (line["question"], line["n_qubits"], line["rows"]) == (question, *size):
+                rows.setdefault(line["what"], []).append(us(line, size[1]))
+    return Table(["what", *head], [[what, *cells] for what, cells in rows.items()])
+
+
+def evaluation_tables(path: Path, device: str) -> list[Block]:
+    """Return what one evaluation consists of on a device of Lightning's, from its record."""
     lines = records.read_lines(path)
     run = lines[0]
     measured = [line for line in lines if line["record"] == "measurement"]
-    facts = next(line for line in lines if line["record"] == "interfaces")
     versions = ", ".join(f"{name} {version}" for name, version in run["versions"].items())
-
-    def table(question: str, sizes: Sequence[tuple[int, int]], head: Sequence[str]) -> Table:
-        rows: dict[str, list[str]] = {}
-        for size in sizes:
-            for line in measured:
-                if (line["question"], line["n_qubits"], line["rows"]) == (question, *size):
-                    rows.setdefault(line["what"], []).append(us(line, size[1]))
-        return Table(["what", *head], [[what, *cells] for what, cells in rows.items()])
-
+    where = ", ".join([f"{run['cpu']}, {run['cpus_usable']} cores", *run["gpus"]])
     qubits = sorted({line["n_qubits"] for line in measured})
     single = [(n_qubits, 1) for n_qubits in qubits]
     head = [f"n = {n_qubits} (µs)" for n_qubits in qubits]
-    blocks: list[Block] = [
+    substituted = f" {device} is {run['substituted']}." if "substituted" in run else ""
+    return [
         Text(
-            f"From [{path.name}](../results/{path.name}): {run['cpu']}, {run['cpus_usable']} "
-            f"cores, commit {str(run['git']['commit'])[:10]}; {versions}. Medians with 95 % "
-            "intervals."
+            f"From [{path.name}](../results/{path.name}): {where}, commit "
+            f"{str(run['git']['commit'])[:10]}; {versions}. Medians with 95 % intervals."
+            f"{substituted}"
         ),
-        Text("**One evaluation on lightning.qubit**"),
-        table("parts", single, head),
+        Text(f"**One evaluation on {device}**"),
+        table_of(measured, "parts", single, head),
         Text(" ".join(_shares(measured, n_qubits) for n_qubits in qubits)),
         Text("**StatePrep against direct injection**"),
-        table("preparation", single, head),
+        table_of(measured, "preparation", single, head),
         Text(f"With StatePrep over without: {_preparation(measured, qubits)}."),
     ]
+
+
+def gpu_tables(results: Path = RESULTS) -> list[Block]:
+    """Return the same of lightning.gpu from its newest record, or that there is none."""
+    taken = sorted(results.glob(f"{DEVICES['lightning.gpu'][0]}_*.jsonl"))
+    if not taken:
+        return [Text("**One evaluation on lightning.gpu**: not yet measured.")]
+    return evaluation_tables(taken[-1], "lightning.gpu")
+
+
+def tables(path: Path, results: Path = RESULTS) -> str:
+    """Return the document's tables, from the record of a CPU and the newest of a GPU."""
+    lines = records.read_lines(path)
+    measured = [line for line in lines if line["record"] == "measurement"]
+    facts = next(line for line in lines if line["record"] == "interfaces")
+    qubits = sorted({line["n_qubits"] for line in measured})
+    blocks = evaluation_tables(path, "lightning.qubit")
     counts = sorted({line["rows"] for line in measured if line["question"] == "batches"})
     for n_qubits in qubits:
         blocks += [
             Text(f"**Batches, a state's share of the call, {n_qubits} qubits**"),
-            table(
+            table_of(
+                measured,
                 "batches",
                 [(n_qubits, rows) for rows in counts],
                 [f"{rows} {'row' if rows == 1 else 'rows'} (µs)" for rows in counts],
@@ -400,7 +443,7 @@ def tables(path: Path) -> str:
             f"{facts['tapes_of_three_states']} tapes of a batch of 3 states."
         )
     )
-    return markdown(blocks).rstrip()
+    return markdown([*blocks, *gpu_tables(results)]).rstrip()
 
 
 def _shares(measured: Sequence[Mapping[str, Any]], n_qubits: int) -> str:
@@ -445,6 +488,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--runs", type=positive_integer, default=10)
     parser.add_argument("--n-qubits", type=positive_integer, nargs="+", default=[10, 12])
     parser.add_argument("--rows", type=positive_integer, nargs="+", default=[1, 10, 100])
+    parser.add_argument("--device", choices=DEVICES, default="lightning.qubit")
     parser.add_argument("--write", action="store_true", help="write the document's tables")
     parser.add_argument("--check", action="store_true", help="exit status 1 if they would change")
     options = parser.parse_args(arguments)
@@ -462,20 +506,21 @@ def main(arguments: list[str] | None = None) -> int:
         records.atomic_write(DOCUMENT, wanted.encode())
         return 0
     started = datetime.now()
-    lines: list[Record] = [
-        {
-            "record": "run",
-            "started": started.isoformat(timespec="seconds"),
-            "versions": environment.versions(DISTRIBUTIONS),
-            **environment.describe(),
-        },
-        interface_facts(),
-    ]
-    for line in measure(options.n_qubits, options.rows, options.runs):
+    lines = [interface_facts()]
+    for line in measure(options.n_qubits, options.rows, options.runs, options.device):
         lines.append(line)
         where = f"n = {line['n_qubits']}, {line['rows']} rows"
         print(f"{where:22s}{line['what']:52s}{us(line, line['rows'])} us", flush=True)
-    records.save_study(options.output_dir, started, "batched_execution", lines)
+    on_gpu = options.device == "lightning.gpu"
+    run = {
+        "record": "run",
+        "started": started.isoformat(timespec="seconds"),
+        "versions": environment.versions(DISTRIBUTIONS),
+        # Looked up before torch, which the description asks for GPUs, loads libraries of its own.
+        **(library_details(loaded_libraries()) if on_gpu else {}),
+        **environment.describe(),
+    }
+    records.save_study(options.output_dir, started, DEVICES[options.device][0], [run, *lines])
     return 0
 
 

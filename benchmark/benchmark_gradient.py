@@ -130,7 +130,7 @@ def _gpu_line(index: int) -> str:
     problem = gpu_problem(index)
     if problem is not None:
         return f"none ({problem}); running on CPU"
-    return f"{index} is there for GradientBenchmark(use_gpu=True); the legs here run on CPU"
+    return f"{index}, for the contenders of the group gpu; the others run on CPU"
 
 
 def _verify(case: GradientCase, dataset: Dataset, seed: int) -> bool:
@@ -272,7 +272,9 @@ def _run(arguments: argparse.Namespace) -> int:
 
     sizes: dict[int, list[records.Leg]] = {}
     timed_out: dict[str, str] = {}
-    settings = runner.Settings(arguments.warmup, arguments.runs, arguments.time_limit)
+    settings = runner.Settings(
+        arguments.warmup, arguments.runs, arguments.time_limit, arguments.gpu
+    )
     agree = True
     progress = Progress(arguments.progress)
     try:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Writes the tables of docs/performance.md from the records in benchmark/results.
+"""Writes the tables of docs/performance.md and performance-cuda.md from benchmark/results.
 
 Everything between the markers is replaced; the text around it is written by hand. With
 ``--check`` nothing is written and a difference is exit status 1.
@@ -16,9 +16,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from benchmark.core import records, statistics
+from benchmark.core import gpu_tables, records, statistics
 from benchmark.core.contenders import OWN
-from benchmark.core.document import Table, markdown, replaced
+from benchmark.core.document import Block, Heading, Items, Table, Text, markdown, replaced
 from benchmark.core.goals import GOALS, Goal, best_triad, data_plane, time_over
 from benchmark.core.ratios import fastest_rival, find, ratio_words, speedup
 from benchmark.core.records import Leg, read_lines
@@ -26,6 +26,7 @@ from benchmark.core.records import Leg, read_lines
 REPOSITORY = Path(__file__).resolve().parent.parent
 RESULTS = REPOSITORY / "benchmark" / "results"
 DOCUMENT = REPOSITORY / "docs" / "performance.md"
+GPU_DOCUMENT = REPOSITORY / "docs" / "performance-cuda.md"
 BEGIN = "<!-- {name}: begin, written by benchmark.performance_tables -->"
 END = "<!-- {name}: end -->"
 
@@ -349,24 +350,63 @@ def sections(results: Path = RESULTS) -> str:
     return "\n".join(text)
 
 
+def gpu_rates(results: Path = RESULTS) -> str:
+    """Return the sections of the newest run of benchmark.gpu_rates, or the goals alone."""
+    found = gpu_tables.newest(results)
+    if found is None:
+        none = "No record has been taken on a GPU. `make gpu`, on a machine with one, takes it."
+        return markdown([Text(none), Table(gpu_tables.GOALS_HEAD, gpu_tables.goals(None))])
+    path, record = found
+    run = record.run
+    blocks: list[Block] = [
+        Text(
+            f"[{path.name}](../benchmark/results/{path.name}), commit "
+            f"{str(run['git']['commit'])[:10]}. {gpu_tables.machine_words(record)} Timed region, "
+            f"where a leg names no other: {run['timed_region']}."
+        ),
+        Table(gpu_tables.GOALS_HEAD, gpu_tables.goals(record)),
+        Heading(3, "Encoding"),
+        Table(gpu_tables.ENCODING_HEAD, gpu_tables.encoding(record)),
+        Heading(3, "Gradients"),
+        Text("Per sample; * on fewer rows."),
+        Table(gpu_tables.GRADIENTS_HEAD, gpu_tables.gradients(record)),
+        Heading(3, "Each kernel"),
+        Text(
+            "Timed by itself, its launch included. The floor is the longest of its arithmetic, its "
+            "traffic with device memory, and that with shared memory, at the rates above."
+        ),
+        Table(gpu_tables.KERNELS_HEAD, gpu_tables.kernels(record)),
+    ]
+    notes = [*gpu_tables.disclosures(record), *gpu_tables.stopped(record)]
+    return markdown([*blocks, Items(notes)] if notes else blocks)
+
+
 def written(document: str, name: str, text: str) -> str:
     """Return the document with what stands between the two markers of that name replaced."""
     return replaced(document, BEGIN.format(name=name), END.format(name=name), text.rstrip())
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Write the document, or check it."""
+    """Write the documents, or check them."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--check", action="store_true", help="write nothing, compare")
     options = parser.parse_args(arguments)
-    document = DOCUMENT.read_text(encoding="utf-8")
-    wanted = written(document, "goals", goals())
-    wanted = written(wanted, "data plane goals", data_plane_goals())
-    wanted = written(wanted, "tables", sections())
-    if options.check:
-        return int(wanted != document)
-    records.atomic_write(DOCUMENT, wanted.encode())
-    return 0
+    status = 0
+    for path, parts in (
+        (
+            DOCUMENT,
+            {"goals": goals, "data plane goals": data_plane_goals, "tables": sections},
+        ),
+        (GPU_DOCUMENT, {"rates": gpu_rates}),
+    ):
+        document = wanted = path.read_text(encoding="utf-8")
+        for name, part in parts.items():
+            wanted = written(wanted, name, part())
+        if options.check:
+            status |= int(wanted != document)
+        elif wanted != document:
+            records.atomic_write(path, wanted.encode())
+    return status
 
 
 if __name__ == "__main__":

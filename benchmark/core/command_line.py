@@ -17,7 +17,7 @@ from benchmark.core.cases import PRECISIONS
 from benchmark.core.records import Leg
 
 EXIT_OK, EXIT_WRONG, EXIT_USAGE, EXIT_SLOW, EXIT_INTERRUPTED = 0, 1, 2, 3, 130
-BACKENDS = ("auto", "cpu", "reference")
+BACKENDS = ("auto", "cpu", "cuda", "custatevec", "reference")
 LIBRARIES = ("qdp", "numpy", "torch", "pennylane", "pennylane-lightning", "scikit-learn")
 # Arguments that may differ between a run and its continuation.
 _FREE = ("resume", "output_dir", "data_dir", "progress", "no_save")

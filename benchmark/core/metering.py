@@ -99,9 +99,17 @@ def check_gpu(index: int, nvml: Any = "look") -> None:
         raise ValueError(f"expected --gpu below the {count} NVIDIA GPUs found, got {index}")
 
 
-def read_gpu(nvml: Any, index: int) -> dict[str, float]:
-    """Return one reading of a GPU, without what it does not offer, as a part of a GPU may not."""
-    device = nvml.nvmlDeviceGetHandleByIndex(index)
+def read_gpu(nvml: Any, index: int | str) -> dict[str, float]:
+    """Return one reading of a GPU, without what it does not offer, as a part of a GPU may not.
+
+    ``index`` is its number, or its UUID as CUDA_VISIBLE_DEVICES may list it.
+    """
+    by_number = str(index).isdecimal()
+    device = (
+        nvml.nvmlDeviceGetHandleByIndex(int(index))
+        if by_number
+        else nvml.nvmlDeviceGetHandleByUUID(index)
+    )
     found = {}
     for name, read in READINGS.items():
         with contextlib.suppress(nvml.NVMLError):
@@ -119,7 +127,7 @@ class Meter:
     False
     """
 
-    def __init__(self, nvml: Any = "look", index: int = 0) -> None:
+    def __init__(self, nvml: Any = "look", index: int | str = 0) -> None:
         self._nvml = open_nvml() if nvml == "look" else nvml
         self._index = index
         self._found: dict[str, Any] = {}

@@ -114,7 +114,7 @@ def _spread(leg: Leg) -> str:
 
 
 def _other_line(leg: Leg, own: Leg) -> str:
-    head = f"    {leg.contender:<20}"
+    head = f"    {leg.contender:<23}"
     if not leg.ok:
         return f"{head}{leg.status}: {leg.reason}"
     text = f"{head}{leg.total.median:>12.2f} ms  {leg.throughput:>12.1f} samples/sec  {leg.rule}"
@@ -168,14 +168,14 @@ def _status(legs: Sequence[Leg], contender: str) -> str:
 
 def _contender_table(sizes: Sizes) -> list[str]:
     lines = [
-        "Samples   Contender            Rule             Total (ms)    ms/sample    "
+        "Samples   Contender              Rule             Total (ms)    ms/sample    "
         "Samples/s      QDP is      Note",
         "-" * 100,
     ]
     for n_samples, legs in sizes.items():
         own = find(legs, "qdp")
         for leg in sorted(legs, key=lambda leg: leg.total.median if leg.ok else float("inf")):
-            row = f"{n_samples:<10}{leg.contender:<21}{leg.rule:<17}"
+            row = f"{n_samples:<10}{leg.contender:<23}{leg.rule:<17}"
             if not leg.ok:
                 lines.append(f"{row}{leg.status}: {leg.reason}")
                 continue
@@ -373,12 +373,12 @@ def scaling_table(legs: Sequence[Leg]) -> str:
     """Return the table of one point: time, throughput, memory, and QDP's speedup."""
     own = find(legs, "qdp")
     head = (
-        f"  {'Contender':<18}{'Total (ms)':>12}{'Samples/s':>14}{'Peak MB':>10}{'CPU s':>9}  QDP is"
+        f"  {'Contender':<23}{'Total (ms)':>12}{'Samples/s':>14}{'Peak MB':>10}{'CPU s':>9}  QDP is"
     )
     lines = [head]
     for leg in sorted(legs, key=lambda leg: leg.total.median if leg.ok else float("inf")):
         if not leg.ok:
-            lines.append(f"  {leg.contender:<18}{leg.status}: {leg.reason}")
+            lines.append(f"  {leg.contender:<23}{leg.status}: {leg.reason}")
             continue
         notes = []
         if own is not None and leg.contender not in OWN:
@@ -391,7 +391,7 @@ def scaling_table(legs: Sequence[Leg]) -> str:
             notes.append(gpu_words(leg.gpu))
         cpu = "-" if leg.cpu_seconds is None else f"{leg.cpu_seconds * leg.factor:.3g}"
         lines.append(
-            f"  {leg.contender:<18}{leg.total.median:>12.4g}{leg.throughput:>14.1f}"
+            f"  {leg.contender:<23}{leg.total.median:>12.4g}{leg.throughput:>14.1f}"
             f"{megabytes(leg.peak_memory_bytes):>10}{cpu:>9}  {'; '.join(notes)}".rstrip()
         )
     bytes_of_states = state_bytes(legs[0]) if legs else None

@@ -28,6 +28,7 @@ from numpy.typing import NDArray
 from benchmark.core import environment
 from benchmark.core.cases import Case
 from benchmark.core.contenders import BY_KIND
+from benchmark.core.device import visible_gpu
 from benchmark.core.records import Leg
 
 Array = NDArray[Any]
@@ -73,6 +74,8 @@ class WorkerProcess:
         self.name = name
         variables = dict(os.environ)
         variables.update(BY_KIND[case.kind][name].environment(case.threads))
+        visible = visible_gpu(gpu)
+        variables.update(visible)
         paths = [str(environment.REPOSITORY), variables.get("PYTHONPATH", "")]
         variables["PYTHONPATH"] = os.pathsep.join(path for path in paths if path)
         self._errors = (folder / f"{name}.stderr").open("w+", encoding="utf-8", errors="replace")
@@ -93,7 +96,7 @@ class WorkerProcess:
                 "contender": name,
                 "case": case.to_json(),
                 "features": str(features),
-                "gpu": gpu,
+                "gpu": visible["CUDA_VISIBLE_DEVICES"] or gpu,
             }
         )
 

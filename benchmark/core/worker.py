@@ -49,17 +49,17 @@ class Worker:
 
     def prepare(self) -> dict[str, Any]:
         """Import and compile; answer ready, unsupported or skipped."""
-        reason = self.kind.unsupported(self.case)
-        if reason is not None:
-            return {"event": "unsupported", "reason": reason}
         start = time.perf_counter()
         try:
+            reason = self.kind.unsupported(self.case)
+            if reason is not None:
+                return {"event": "unsupported", "reason": reason}
             self.contender = self.kind(self.case, self.features)
             self.contender.prepare()
         except ImportError as error:
             return {
                 "event": "skipped",
-                "reason": f"{error}; install the extra [{self.kind.extra}]",
+                "reason": f"{error}; {self.kind.remedy()}",
             }
         return {
             "event": "ready",

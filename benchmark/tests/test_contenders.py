@@ -31,6 +31,7 @@ from benchmark.core.contenders.base import (
 )
 from benchmark.tests import statevector
 
+ON_CPU = [name for name in CONTENDERS if name not in GROUPS["gpu"]]
 NEEDS = {
     "jax": "jax",
     "jax-kron": "jax",
@@ -62,7 +63,7 @@ def run(name: str, case: GradientCase, features: NDArray[np.float64]) -> Any:
 
 @pytest.mark.parametrize("observable", OBSERVABLES)
 @pytest.mark.parametrize(("n_qubits", "width"), [(3, 8), (4, 11)])
-@pytest.mark.parametrize("name", CONTENDERS)
+@pytest.mark.parametrize("name", ON_CPU)
 def test_gradients(name: str, n_qubits: int, width: int, observable: str) -> None:
     features = statevector.make_features(5, width)
     for method in METHODS:
@@ -80,7 +81,7 @@ def test_gradients(name: str, n_qubits: int, width: int, observable: str) -> Non
         assert repeat.total_ms == repeat.encoding_ms + repeat.circuit_ms
 
 
-@pytest.mark.parametrize("name", CONTENDERS)
+@pytest.mark.parametrize("name", ON_CPU)
 def test_single_precision(name: str) -> None:
     case = statevector.make_case(3, precision="single", observable="sum-z")
     reason = CONTENDERS[name].unsupported(case)
@@ -163,7 +164,8 @@ def test_names_and_groups() -> None:
         assert kind.rule in ("case", *METHODS)
         assert set(kind.precisions) <= set(PRECISIONS)
     assert resolve(["numpy"]) == ["qdp", "numpy"]
-    assert resolve(["all"]) == [name for name in CONTENDERS if name != "qdp-pruned"]
+    assert resolve(["all"]) == [name for name in ON_CPU if name != "qdp-pruned"]
+    assert resolve(["gpu"])[1:] == [name for name in CONTENDERS if name not in ON_CPU]
     with pytest.raises(ValueError, match="got 'cirq'"):
         resolve(["cirq"])
 

@@ -116,7 +116,8 @@ def test_tables_come_from_the_newest_whole_records(tmp_path):
     text = custatevec.tables(*found)
     assert "gpu_rates_20260101_000000.jsonl" in text
     for k, (what, copies) in enumerate(PATHS.values()):
-        cell = f"{10 * (k + 1)} ({10 * (k + 1)} to {10 * (k + 1)})"
+        value = f"{10 * (k + 1)}.00"
+        cell = f"{value} ({value} to {value})"
         assert f"| {what} | {copies} | {cell} |" in text
     assert f"| QDP, `custatevec` | 4 (4 to 4) | {NOT_YET} |" in text
     assert f"| `lightning.gpu` | {NOT_YET} | 400 (400 to 400)* |" in text

@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 
 from benchmark.core.cases import ENCODINGS, EncodingCase, GradientCase, case_from_json
-from benchmark.core.contenders import BY_KIND, ENCODERS
+from benchmark.core.contenders import BY_KIND, ENCODERS, ON_GPU
 from benchmark.core.runner import Settings, run_size
 from benchmark.tests import statevector
 
+ON_CPU = [name for name in ENCODERS if name not in ON_GPU]
 NEEDS = {"pennylane": "pennylane", "lightning": "pennylane", "torch": "torch"}
 NEEDS |= {"qiskit": "qiskit", "qiskit-aer": "qiskit_aer"}
 
@@ -40,7 +41,7 @@ def expected_states(encoding, features, n_qubits):
 
 
 @pytest.mark.parametrize("encoding", ENCODINGS)
-@pytest.mark.parametrize("name", ENCODERS)
+@pytest.mark.parametrize("name", ON_CPU)
 def test_states(name, encoding):
     if name in NEEDS:
         pytest.importorskip(NEEDS[name])

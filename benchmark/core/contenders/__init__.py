@@ -7,7 +7,14 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from benchmark.core.contenders.base import Contender, Repeat, Unsupported
+from benchmark.core.contenders.custatevec_path import CuStateVec
 from benchmark.core.contenders.deepquantum_path import DeepQuantum
+from benchmark.core.contenders.encoding_gpu_paths import (
+    QdpCudaEncoder,
+    QumatEncoder,
+    TorchCudaEncoder,
+    TorchProductsCudaEncoder,
+)
 from benchmark.core.contenders.encoding_paths import (
     AerEncoder,
     LightningEncoder,
@@ -18,10 +25,13 @@ from benchmark.core.contenders.encoding_paths import (
     QiskitEncoder,
     TorchEncoder,
 )
-from benchmark.core.contenders.jax_paths import JaxGates, JaxKron
+from benchmark.core.contenders.gpu import OnGpu
+from benchmark.core.contenders.jax_paths import JaxCuda, JaxGates, JaxKron, JaxKronCuda
 from benchmark.core.contenders.lightning_paths import (
     LightningAdjoint,
     LightningCpp,
+    LightningGpuAdjoint,
+    LightningGpuShift,
     LightningShift,
 )
 from benchmark.core.contenders.mindquantum_path import MindQuantum
@@ -31,12 +41,20 @@ from benchmark.core.contenders.pennylane_paths import (
     PennyLanePath,
     PennyLaneStatePrep,
 )
-from benchmark.core.contenders.qdp_paths import Qdp, QdpFused, QdpPruned
+from benchmark.core.contenders.qdp_paths import (
+    Qdp,
+    QdpCuda,
+    QdpCudaFused,
+    QdpCudaHost,
+    QdpCuStateVec,
+    QdpFused,
+    QdpPruned,
+)
 from benchmark.core.contenders.qiskit_paths import Qiskit, QiskitAer
 from benchmark.core.contenders.qulacs_path import Qulacs
 from benchmark.core.contenders.scaluq_path import Scaluq
 from benchmark.core.contenders.tensorcircuit_path import TensorCircuit
-from benchmark.core.contenders.torch_path import TorchGates
+from benchmark.core.contenders.torch_path import TorchCuda, TorchGates
 from benchmark.core.contenders.training_paths import TRAINERS
 
 CONTENDERS: dict[str, type[Contender]] = {
@@ -63,6 +81,16 @@ CONTENDERS: dict[str, type[Contender]] = {
         MindQuantum,
         QiskitAer,
         Qiskit,
+        QdpCuda,
+        QdpCudaFused,
+        QdpCudaHost,
+        QdpCuStateVec,
+        CuStateVec,
+        LightningGpuAdjoint,
+        LightningGpuShift,
+        TorchCuda,
+        JaxCuda,
+        JaxKronCuda,
     )
 }
 
@@ -77,6 +105,10 @@ ENCODERS: dict[str, type[Contender]] = {
         AerEncoder,
         NumpyEncoder,
         TorchEncoder,
+        QdpCudaEncoder,
+        TorchCudaEncoder,
+        TorchProductsCudaEncoder,
+        QumatEncoder,
     )
 }
 
@@ -87,7 +119,22 @@ BY_KIND: dict[str, Mapping[str, Any]] = {
     "training": TRAINERS,
 }
 
-OWN = ("qdp", "qdp-fused", "qdp-pruned", "qdp-fresh")
+# Whose rows lie in a GPU's memory before the clock starts, or go there while it runs.
+ON_GPU = frozenset(
+    name
+    for kinds in (CONTENDERS, ENCODERS)
+    for name, kind in kinds.items()
+    if issubclass(kind, OnGpu)
+)
+OWN = (
+    "qdp",
+    "qdp-fused",
+    "qdp-pruned",
+    "qdp-fresh",
+    "qdp-cuda",
+    "qdp-cuda-fused",
+    "qdp-cuda-host",
+)
 ROADMAP_RIVAL = "pennylane"
 GROUPS: dict[str, tuple[str, ...]] = {
     "default": ("qdp", "qdp-fused", "pennylane", "lightning-adjoint", "numpy", "numpy-kron"),
@@ -113,8 +160,10 @@ GROUPS: dict[str, tuple[str, ...]] = {
         "mindquantum",
         "qiskit-aer",
     ),
-    # All that do the same work: a pruned run is asked for by its name, and reported apart.
-    "all": tuple(name for name in CONTENDERS if name != "qdp-pruned"),
+    # All that do the same work: a pruned run is asked for by its name, and reported apart, as is
+    # what runs on a GPU, where rows lie in its memory before the clock starts.
+    "all": tuple(name for name in CONTENDERS if name != "qdp-pruned" and name not in ON_GPU),
+    "gpu": tuple(name for name in CONTENDERS if name in ON_GPU),
 }
 
 
@@ -140,6 +189,7 @@ __all__ = [
     "CONTENDERS",
     "ENCODERS",
     "GROUPS",
+    "ON_GPU",
     "OWN",
     "ROADMAP_RIVAL",
     "TRAINERS",

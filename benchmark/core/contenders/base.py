@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import multiprocessing
 import tempfile
-import time
 import traceback
 from abc import ABC, abstractmethod
 from collections.abc import Callable
@@ -24,6 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmark.core.cases import GradientCase, amplitudes
+from benchmark.core.device import WALL_CLOCK, Clock
 from benchmark.core.environment import thread_environment
 
 Features = NDArray[np.float64]
@@ -58,7 +58,8 @@ class Contender(ABC):
 
     ``rule`` is how gradients are taken: "parameter-shift", "adjoint" (any reverse-mode derivative),
     or "case" for a contender that does whichever the case asks for. ``distributions`` are the
-    packages whose versions a record names, ``extra`` the extra that installs them.
+    packages whose versions a record names, ``extra`` the extra that installs them, if there is one.
+    ``clock`` tells the time where the work is done.
     """
 
     name: ClassVar[str]
@@ -69,6 +70,7 @@ class Contender(ABC):
     distributions: ClassVar[tuple[str, ...]] = ("numpy",)
     extra: ClassVar[str] = "benchmark"
     encoding_note: ClassVar[str] = "encode once"
+    clock: Clock = WALL_CLOCK
 
     def __init__(self, case: Any, features: Features) -> None:
         self.case = case
@@ -85,6 +87,13 @@ class Contender(ABC):
         if case.precision not in cls.precisions:
             return f"{cls.title} computes in {' and '.join(cls.precisions)} precision only"
         return None
+
+    @classmethod
+    def remedy(cls) -> str:
+        """Return what to install where the import fails."""
+        if cls.extra:
+            return f"install the extra [{cls.extra}]"
+        return f"install {cls.distributions[0]}"
 
     @classmethod
     def rule_for(cls, method: str) -> str:
@@ -292,21 +301,25 @@ class EncodedOnce(Contender):
         amplitudes(self.features[:rows], self.case.n_qubits, out=self.states[:rows])
 
     @abstractmethod
-    def circuits(self, rows: int) -> Gradients:
-        """Return the gradients of the first encoded rows."""
+    def circuits(self, rows: int) -> Any:
+        """Return the gradients of the first encoded rows, where they were computed."""
 
     def run(self, rows: int) -> Repeat:
         """Encode, then run the circuits."""
-        start = time.perf_counter()
+        start = self.clock.mark()
         self.encode(rows)
-        encoded = time.perf_counter()
+        encoded = self.clock.mark()
         gradients = self.circuits(rows)
-        stop = time.perf_counter()
+        stop = self.clock.mark()
         return Repeat(
-            np.asarray(gradients, dtype=np.float64),
-            milliseconds(start, encoded),
-            milliseconds(encoded, stop),
+            self.on_host(gradients),
+            self.clock.milliseconds(start, encoded),
+            self.clock.milliseconds(encoded, stop),
         )
+
+    def on_host(self, gradients: Any) -> Gradients:
+        """Return what ``circuits`` returned as a NumPy array; not timed."""
+        return np.asarray(gradients, dtype=np.float64)
 
 
 class EncodedOnceInChunks(EncodedOnce):

@@ -28,6 +28,7 @@ from benchmark.core.contenders.base import (
     chunk_bounds,
     milliseconds,
 )
+from benchmark.core.contenders.qdp_paths import backend_problem
 from benchmark.core.environment import thread_environment
 
 Array = NDArray[Any]
@@ -35,9 +36,9 @@ Array = NDArray[Any]
 BLOCK_BYTES = 2**20
 
 
-def blocks(rows: int, n_qubits: int) -> Iterator[slice]:
-    """Yield slices of rows whose states take ``BLOCK_BYTES``."""
-    step = max(1, BLOCK_BYTES // (16 << n_qubits))
+def blocks(rows: int, n_qubits: int, n_bytes: int) -> Iterator[slice]:
+    """Yield slices of rows whose states take ``n_bytes``."""
+    step = max(1, n_bytes // (16 << n_qubits))
     for start in range(0, rows, step):
         yield slice(start, start + step)
 
@@ -51,10 +52,10 @@ def products(library: Any, zeros: Any, ones: Any) -> Any:
     return result
 
 
-def amplitude_with(library: Any, features: Any, out: Any) -> Any:
+def amplitude_with(library: Any, features: Any, out: Any, block_bytes: int = BLOCK_BYTES) -> Any:
     """Normalise rows into complex ``out`` with NumPy or torch, block by block."""
     real, imaginary = out.real, out.imag
-    for part in blocks(*states_of(out)):
+    for part in blocks(*states_of(out), block_bytes):
         rows = features[part]
         if library is np:
             norms = np.sqrt(np.einsum("ij,ij->i", rows, rows))[:, None]
@@ -65,10 +66,10 @@ def amplitude_with(library: Any, features: Any, out: Any) -> Any:
     return out
 
 
-def angle_with(library: Any, features: Any, out: Any) -> Any:
+def angle_with(library: Any, features: Any, out: Any, block_bytes: int = BLOCK_BYTES) -> Any:
     """RX on every qubit: the outer product of the halves' product states."""
     half = features.shape[1] // 2
-    for part in blocks(*states_of(out)):
+    for part in blocks(*states_of(out), block_bytes):
         angles = features[part] / 2
         zeros, ones = library.cos(angles) + 0j, -1j * library.sin(angles)
         left = products(library, zeros[:, :half], ones[:, :half])
@@ -78,12 +79,12 @@ def angle_with(library: Any, features: Any, out: Any) -> Any:
     return out
 
 
-def iqp_with(library: Any, features: Any, out: Any) -> Any:
+def iqp_with(library: Any, features: Any, out: Any, block_bytes: int = BLOCK_BYTES) -> Any:
     """IQPEmbedding: with S the sum of x_j s_j, all pairs together are (S**2 - sum x_j**2) / 2."""
     scale = features.shape[1] / 2
     half = features.shape[1] // 2
     real, imaginary = out.real, out.imag
-    for part in blocks(*states_of(out)):
+    for part in blocks(*states_of(out), block_bytes):
         rows = features[part]
         left, right = signed_sums(library, rows[:, :half]), signed_sums(library, rows[:, half:])
         total = (left[:, :, None] + right[:, None, :]).reshape(out[part].shape)
@@ -94,11 +95,11 @@ def iqp_with(library: Any, features: Any, out: Any) -> Any:
     return out
 
 
-def iqp_products_with(library: Any, features: Any, out: Any) -> Any:
+def iqp_products_with(library: Any, features: Any, out: Any, block_bytes: int = BLOCK_BYTES) -> Any:
     """IQPEmbedding with few cosines: L + R the sums of the halves, exp(-i L R / 2) is a product."""
     n_qubits = features.shape[1]
     half = n_qubits // 2
-    for part in blocks(*states_of(out)):
+    for part in blocks(*states_of(out), block_bytes):
         rows = features[part]
         left, right = signed_sums(library, rows[:, :half]), signed_sums(library, rows[:, half:])
         squares = (rows * rows).sum(1)[:, None]
@@ -131,7 +132,7 @@ def states_of(out: Any) -> tuple[int, int]:
     return int(out.shape[0]), int(out.shape[1]).bit_length() - 1
 
 
-WITH_LIBRARY: dict[str, Callable[[Any, Any, Any], Any]] = {
+WITH_LIBRARY: dict[str, Callable[..., Any]] = {
     "amplitude": amplitude_with,
     "angle": angle_with,
     "iqp-embedding": iqp_with,
@@ -204,6 +205,11 @@ class QdpFreshEncoder(Encoder):
     description = "qdp.encode, a new array from each call"
     distributions: ClassVar[tuple[str, ...]] = ("qdp", "numpy")
     reuses = False
+
+    @classmethod
+    def unsupported(cls, case: EncodingCase) -> str | None:
+        """QDP encodes every case; a GPU's backend may be missing."""
+        return backend_problem(case.backend)
 
     def prepare(self) -> None:
         """Import and encode one row."""

@@ -3,7 +3,9 @@
 
 ``jax`` goes gate by gate (RY real, a layer's RZ as one diagonal); ``jax-kron`` gathers a layer's
 one-qubit gates into matrix products, as ``numpy-kron`` does. Chunks of a fixed number of rows fit
-the cache and compile once; a thread for each core calls the compiled function.
+the cache and compile once; a thread for each core calls the compiled function. On a GPU the same
+functions run on large chunks that lie in its memory (JAX, "Asynchronous dispatch" and "GPU memory
+allocation").
 """
 
 from __future__ import annotations
@@ -27,6 +29,7 @@ from benchmark.core.contenders.base import (
     chunk_rows,
     even_groups,
 )
+from benchmark.core.contenders.gpu import OnGpu
 from benchmark.core.environment import thread_environment
 
 
@@ -143,3 +146,89 @@ class JaxKron(JaxGates):
             state = jnp.einsum("ij,ajb->aib", matrix, blocks)
             first += size
         return state.reshape(-1)
+
+
+class _JaxOnGpu(OnGpu, JaxGates):
+    """The rows of every chunk in device memory; the last chunk filled up, as on the CPU."""
+
+    documentation = "JAX, Asynchronous dispatch; GPU memory allocation; Automatic vectorization"
+    distributions: ClassVar[tuple[str, ...]] = ("jax", "jax-cuda13-plugin", "jaxlib", "numpy")
+    amplitudes_per_chunk = 2**22
+    largest_chunk = 2**14
+
+    @classmethod
+    def environment(cls, threads: int) -> dict[str, str]:
+        """CUDA and nothing else, full precision, and no more memory than is used."""
+        return {
+            **thread_environment(threads),
+            "JAX_PLATFORMS": cls.device,
+            "JAX_ENABLE_X64": "true",
+            # Else products of float32 are those of TensorFloat-32, too coarse for the check.
+            "JAX_DEFAULT_MATMUL_PRECISION": "highest",
+            "XLA_PYTHON_CLIENT_PREALLOCATE": "false",
+        }
+
+    @classmethod
+    def library_problem(cls) -> str | None:
+        """Return why JAX cannot use the GPU."""
+        import jax
+
+        try:
+            jax.devices("cuda")
+        except RuntimeError as error:
+            return f"JAX sees no CUDA device: {error}"
+        return None
+
+    def __init__(self, case: GradientCase, features: Features) -> None:
+        super().__init__(case, features)
+        rows = min(self.largest_chunk, self.amplitudes_per_chunk // case.state_size)
+        self.size = max(1, min(rows, len(features)))
+
+    def allocate_states(self, dtype: Any) -> None:
+        """Put the rows, chunk by chunk, into the device's memory."""
+        import jax
+        import jax.numpy as jnp
+
+        width, padding = self.features.shape[1], self.case.state_size - self.features.shape[1]
+
+        def encode(rows: Any) -> Any:
+            scaled = rows / jnp.linalg.norm(rows, axis=1, keepdims=True)
+            return jnp.pad(scaled, ((0, 0), (0, padding))).astype(dtype)
+
+        self.wait = jax.block_until_ready
+        self.encoder = jax.jit(encode)
+        filled = -(-len(self.features) // self.size) * self.size
+        rows = np.resize(self.features, (filled, width)).reshape(-1, self.size, width)
+        device = jax.devices(self.device)[0]
+        self.rows = [jax.device_put(chunk, device) for chunk in rows]
+        self.encoded: list[Any] = []
+
+    def encode(self, rows: int) -> None:
+        """Encode the chunks that hold the first rows."""
+        self.asked = rows
+        chunks = self.rows[: len(chunk_bounds(rows, self.size))]
+        self.encoded = self.wait([self.encoder(chunk) for chunk in chunks])
+
+    def circuits(self, rows: int) -> Any:
+        """Call the compiled function chunk by chunk, and wait for it: JAX returns before."""
+        return self.wait([self.compiled(self.angles, chunk) for chunk in self.encoded])
+
+    def on_host(self, gradients: Any) -> Gradients:
+        """Return the chunks' gradients, without the rows that fill up the last one."""
+        return np.concatenate([np.asarray(one) for one in gradients])[: self.asked].astype(
+            np.float64
+        )
+
+
+class JaxCuda(_JaxOnGpu):
+    """Gate by gate, on the GPU."""
+
+    name = "jax-gpu"
+    title = "JAX on the GPU, gate by gate"
+
+
+class JaxKronCuda(_JaxOnGpu, JaxKron):
+    """One-qubit gates gathered into matrix products, on the GPU."""
+
+    name = "jax-kron-gpu"
+    title = "JAX on the GPU, restructured for BLAS"

@@ -1,9 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""PennyLane-Lightning on CPU: as QNodes, and its C++ adjoint method without QNode overhead."""
+"""PennyLane-Lightning: as QNodes on CPU and GPU, and its C++ adjoint method without QNode overhead.
+
+The GPU's device is used as its documentation has it (PennyLane-Lightning, "Lightning GPU device"):
+it takes states from the host and keeps one state, so rows go through it one by one.
+"""
 
 from __future__ import annotations
 
-from typing import Any
+from importlib import metadata
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,13 +20,16 @@ from benchmark.core.contenders.base import (
     Gradients,
     Task,
 )
+from benchmark.core.contenders.gpu import OnGpu
 from benchmark.core.contenders.pennylane_paths import apply_layers, pennylane_observable
+from benchmark.core.device import loaded_libraries
 
 
 class _LightningNode(EncodedOnce):
     """One QNode, differentiated row by row; the rows are encoded once."""
 
     distributions = ("pennylane", "pennylane-lightning", "numpy")
+    device_name = "lightning.qubit"
     diff_method = ""
 
     def prepare(self) -> None:
@@ -30,8 +38,8 @@ class _LightningNode(EncodedOnce):
         from pennylane import numpy as pnp
 
         case = self.case
-        self.allocate_states(self.case.complex_dtype)
-        device = qml.device("lightning.qubit", wires=case.n_qubits, c_dtype=self.case.complex_dtype)
+        self.allocate_states(case.complex_dtype)
+        device = qml.device(self.device_name, wires=case.n_qubits, c_dtype=case.complex_dtype)
         observable = pennylane_observable(case.terms)
 
         def circuit(state: Any, parameters: Any) -> Any:
@@ -70,6 +78,69 @@ class LightningShift(_LightningNode):
     description = "lightning.qubit QNode a row, diff_method parameter-shift"
     rule = "parameter-shift"
     diff_method = "parameter-shift"
+
+
+class _LightningGpu(OnGpu):
+    """The same QNode on lightning.gpu; the record names the libraries that it found."""
+
+    device_name = "lightning.gpu"
+    documentation = "PennyLane-Lightning, Lightning GPU device"
+    region = (
+        "from raw float64 rows on the host, from where lightning.gpu takes its states, to float64 "
+        "gradients on the host; CUDA events, the device synchronised before and after each"
+    )
+    distributions: ClassVar[tuple[str, ...]] = (
+        "pennylane-lightning-gpu",
+        "pennylane-lightning",
+        "pennylane",
+        "custatevec-cu12",
+        "custatevec-cu13",
+        "numpy",
+    )
+
+    @classmethod
+    def library_problem(cls) -> str | None:
+        """Raise ImportError where the package is missing."""
+        try:
+            metadata.version(cls.distributions[0])
+        except metadata.PackageNotFoundError as error:
+            raise ImportError(f"{error} is not installed") from error
+        return None
+
+    def details(self) -> dict[str, str]:
+        """Name CUDA's libraries in use, and say so where they are not those it was built for."""
+        return {**super().details(), **library_details(loaded_libraries())}
+
+
+def library_details(libraries: list[str]) -> dict[str, str]:
+    """Return the record's facts on the libraries that lightning.gpu, a CUDA 12 build, runs on.
+
+    >>> library_details(["libcublas.so.12"])
+    {'libraries': 'libcublas.so.12'}
+    """
+    found = {"libraries": ", ".join(libraries)}
+    if any(name.startswith("libcublas.so.13") for name in libraries):
+        found["substituted"] = (
+            "built for CUDA 12, run on CUDA 13's libraries, cuBLAS through a shim that forwards "
+            "its calls"
+        )
+    return found
+
+
+class LightningGpuAdjoint(_LightningGpu, LightningAdjoint):
+    """lightning.gpu's adjoint differentiation through a QNode."""
+
+    name = "lightning-gpu-adjoint"
+    title = "Lightning GPU, adjoint"
+    description = "lightning.gpu QNode a row, diff_method adjoint"
+
+
+class LightningGpuShift(_LightningGpu, LightningShift):
+    """lightning.gpu's parameter-shift differentiation through a QNode."""
+
+    name = "lightning-gpu-shift"
+    title = "Lightning GPU, parameter-shift"
+    description = "lightning.gpu QNode a row, diff_method parameter-shift"
 
 
 def lightning_task(case: GradientCase, states: NDArray[Any]) -> Task:

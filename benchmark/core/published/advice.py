@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from benchmark.core import statistics
+from benchmark.core import gpu_report, statistics
 from benchmark.core.contenders import ROADMAP_RIVAL
 from benchmark.core.document import Block, Heading, Items, Table, number
 from benchmark.core.goals import best_rival, time_over
@@ -74,7 +74,7 @@ def _with_qdp(library: Library) -> list[Choice]:
 def _without_qdp(library: Library) -> list[Choice]:
     gpu = (
         "see the report's section on the GPU"
-        if library.with_gpu
+        if gpu_report.taken(library)
         else f"{UNMEASURED}: QDP's CUDA backend has no record of a GPU yet"
     )
     return [
@@ -270,7 +270,7 @@ def conclusions(library: Library) -> list[Block]:
                 "Encoding once, which the roadmap set out to show, is a small part of QDP's lead. "
                 f"In PennyLane's own path its gain is: {roadmap.ratio(rival, cached)}."
             )
-    if not library.with_gpu:
+    if gpu_report.taken(library) is None:
         items.append("All figures are of CPUs: no GPU record has been taken yet.")
     return [Heading(2, "7. Conclusions"), Items(items)]
 

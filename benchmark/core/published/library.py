@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmark.core import records
+from benchmark.core.contenders import ON_GPU
 from benchmark.core.document import Book, Text, number
 from benchmark.core.ratios import ratio_words
 from benchmark.core.records import Leg
@@ -118,6 +119,10 @@ class Library:
         name = path.stem.rsplit("_", 2)[0]
         if name in ("gradient_benchmark", "scaling_benchmark"):
             run, legs = records.read_records(path)
+            if any(leg.ok and leg.contender in ON_GPU for leg in legs):
+                # Their rows lie in device memory before the clock starts: benchmark/gpu_rates.py
+                # compares them with each other.
+                return
             found = Recorded(self.book, path, run, legs)
             if name == "scaling_benchmark":
                 for sweep in dict.fromkeys(leg.sweep for leg in legs):
@@ -155,16 +160,6 @@ class Library:
             key = tuple(str(one.environment[name]) for name in names)
             found.setdefault(key, []).append(one)
         return list(found.values())
-
-    @property
-    def with_gpu(self) -> list[tuple[Recorded, Leg]]:
-        """The legs during which a GPU was read."""
-        return [
-            (one, leg)
-            for one in self.everything
-            for leg in one.legs
-            if any("gpu" in sample for sample in leg.metering)
-        ]
 
     def sweep(self, sweep: str) -> Recorded | None:
         """Return the run of a sweep, on real data if there is one, else on synthetic rows."""

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from benchmark.core import gpu_report
 from benchmark.core.document import Block, Chart, Heading, Series, Table, Text, number
 from benchmark.core.plots import AXES, sweep_chart
 from benchmark.core.published.library import Library, Recorded, missing
@@ -27,7 +28,7 @@ def scalability(library: Library) -> list[Block]:
         found.append(missing("memory", "python benchmark/benchmark_scaling.py"))
     else:
         found += memory(recorded)
-    found += [Heading(3, "4.2 GPU Utilization"), gpu_utilization(library)]
+    found += [Heading(3, "4.2 GPU Utilization"), *gpu_report.blocks(library)]
     for sweep, title in SWEEPS:
         found += [Heading(3, title), *swept(library, sweep)]
     found += [Heading(3, "4.7 Roofline"), *roofline(library), Heading(3, "4.8 Cost model")]
@@ -98,31 +99,6 @@ def memory(recorded: Recorded) -> list[Block]:
             log_x=True,
         ),
     ]
-
-
-def gpu_utilization(library: Library) -> Block:
-    """Return what the GPU did during the timed regions."""
-    if not library.with_gpu:
-        return Text("Not yet measured: none of the records was taken on a GPU.")
-    forms = {
-        "utilization_percent": ("{:.0f} %", 1.0),
-        "power_w": ("{:.0f} W", 1.0),
-        "memory_bytes": ("{:.1f} GiB", 2.0**-30),
-    }
-    rows = [
-        [
-            leg.title,
-            one.samples(leg),
-            *(
-                one.of(leg, form.format(leg.gpu[name] * scale), f"metering.gpu.{name}")
-                if name in leg.gpu
-                else "-"
-                for name, (form, scale) in forms.items()
-            ),
-        ]
-        for one, leg in library.with_gpu
-    ]
-    return Table(["Contender", "Samples", "utilisation", "power", "memory"], rows)
 
 
 def swept(library: Library, sweep: str) -> list[Block]:
