@@ -34,7 +34,9 @@ CASES = [
     (parse_cifar_pickle, PICKLE),
     (parse_tensor_proto, PROTO),
 ]
-parsers = pytest.mark.parametrize(("parse", "whole"), CASES, ids=lambda case: str(case)[:30])
+parsers = pytest.mark.parametrize(
+    ("parse", "whole"), CASES, ids=[parse.__name__ for parse, _ in CASES]
+)
 
 
 def test_whole_files_are_read():
