@@ -4,6 +4,7 @@ own: their order and arguments are real, only the GPUs are not.
 """
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -16,12 +17,12 @@ from emulator import compile_for_the_processor
 TESTS = Path(__file__).parent
 START = """
 import ctypes
+import fake_kernels
 import numpy as np
 import qdp
-from qdp.backends import cuda, device
+from qdp.backends import cuda
 from cuda.bindings import driver
 
-device.cached_kernels = lambda precision, architecture: precision.encode()
 fake = ctypes.CDLL("libcuda.so.1")
 count = lambda name: fake.fake_count(name.encode())
 circuit = qdp.ansatz.ry_rz_ladder(4, 2)
@@ -68,7 +69,13 @@ def driver(tmp_path_factory):
          str(folder / "libcuda.so.1")],
         check=True,
     )  # fmt: skip
-    return os.environ | {"LD_LIBRARY_PATH": str(folder), "QDP_FAKE_KERNELS": f"{folder}/%c.so"}
+    paths = os.pathsep.join([str(TESTS), *filter(None, sys.path)])
+    inherited = {name: os.environ[name] for name in os.environ if not name.startswith("PYTEST")}
+    return inherited | {
+        "LD_LIBRARY_PATH": str(folder),
+        "QDP_FAKE_KERNELS": f"{folder}/%c.so",
+        "PYTHONPATH": paths,
+    }
 
 
 def run(driver, code, **variables):
@@ -165,6 +172,17 @@ for on in (0, 1):
     )
 
 
+@pytest.mark.parametrize("file", ["test_engine.py", "test_gradients.py", "test_torch.py"])
+def test_what_holds_for_every_backend_holds_on_the_driver(driver, file):
+    found = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "fake_kernels", "-p", "no:cacheprovider",
+         "-k", "cuda", str(TESTS / file)],
+        env=driver | {"QDP_REQUIRE": "cuda"}, cwd=TESTS.parent, capture_output=True, text=True,
+    )  # fmt: skip
+    assert found.returncode == 0, found.stdout
+    assert re.search(r"(\d\d+) passed", found.stdout), found.stdout
+
+
 @pytest.mark.parametrize(
     ("fail", "error", "message"),
     [
@@ -189,7 +207,7 @@ except Exception as error:
 else:
     raise AssertionError("expected {error}")
 if {error!r} != "BackendUnavailable":
-    qdp.backends.cuda  # what was begun was given back
+    # What was begun was given back.
     from qdp import engine
     engine._named_backend("cuda:0").clear()
     assert fake.fake_allocated() == 0

@@ -1140,6 +1140,27 @@ def test_copies_are_made_where_the_protocol_asks_for_them(result):
         array.__dlpack__(dl_device=(2, 1))
 
 
+def test_memory_is_freed_behind_what_is_queued_for_it(emulate):
+    emulator = emulate().device
+    circuit = qdp.ansatz.ry_rz_ladder(3, 1)
+    theta = StreamProducer(np.ones(circuit.n_parameters))
+    state = qdp.state(circuit, theta)
+    for what, make in (
+        ("upload", lambda: qdp.sample(circuit, theta, shots=3)),
+        ("copy", lambda: state.__dlpack__(stream=-1, copy=True)),
+        ("launch", lambda: qdp.state(circuit, theta)),
+    ):
+        emulator.log.clear()
+        made = make()
+        queued = len(emulator.log)
+        del made
+        log = emulator.log
+        last = max(place for place, entry in enumerate(log) if entry[:2] == (what, STREAM))
+        waits = log.index(("order", emulator.keeper, STREAM), last)
+        assert waits < queued < len(log)
+        assert ("free", emulator.keeper) in log[queued:]
+
+
 def test_a_result_tells_its_interface(result):
     array, expected, emulator = result()
     interface = array.__cuda_array_interface__

@@ -172,6 +172,7 @@ class DeviceArray:
         if copy:
             exported = empty(memory, self.shape, self.dtype, self.stream)
             memory.copy(exported.address, self.address, self.nbytes, self.stream)
+            memory.order(self.stream, memory.keeper)
         consumer = _LEGACY_STREAM if stream is None else int(stream)
         if consumer not in (-1, self.stream):
             memory.order(self.stream, consumer)
@@ -314,6 +315,8 @@ class Target:
         result = self.empty(array.shape, array.dtype)
         if array.nbytes:
             self.memory.upload(result.address, array, self.stream)
+            # It may be given back before anything else is queued.
+            self.memory.order(self.stream, self.memory.keeper)
         return result
 
     def from_numpy(self, array: Array) -> Any:

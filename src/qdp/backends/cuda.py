@@ -621,7 +621,9 @@ class CudaBackend(DeviceBackend):
     def _ordered(self, *streams: int) -> Iterator[None]:
         """Let what is freed on the keeper later wait for the work that is queued inside."""
         try:
-            yield
+            # Once for all calls to the driver.
+            with self.device.current():
+                yield
         except BaseException:
             # Nobody shall read or write what is given back now. The error is what counts; a stream
             # that failed itself has nothing to wait for.
@@ -685,8 +687,11 @@ class CudaBackend(DeviceBackend):
         evaluations = max(1, room // min(rows, max(1, batch.rows)))
         with self._ordered(stream):
             for part in _parts(batch.rows, rows):
+                chunk, results = batch, outputs
+                if rows < batch.rows:
+                    chunk, results = rows_of(batch, part), outputs.rows(part)
                 with Arena(self.device, stream) as arena:
-                    run.queue(arena, rows_of(batch, part), outputs.rows(part), evaluations)
+                    run.queue(arena, chunk, results, evaluations)
         if batch.target is None or batch.target.waits:
             self.device.synchronize(stream)
 
