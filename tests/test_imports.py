@@ -32,7 +32,7 @@ LAYERS = [
     {"program"},
     {"planner"},
     {"backends.base"},
-    {"backends.device"},
+    {"backends.device", "backends.layout"},
     {"backends.reference", "backends.cpu", "backends.cuda", "backends.custatevec_library"},
     {"backends.custatevec"},
     {"sampling"},

@@ -1,12 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The CUDA backend: cuts programs into tiles and launches, and rows into chunks that fit.
+"""The CUDA backend: launches for programs cut into tiles, and rows cut into chunks that fit.
 
 A state that fits into the shared memory of a block runs in one launch, gradient included; larger
 ones lie in the device's memory and take one launch for as many operations as stay inside a tile.
-The arithmetic is in ``kernels/engine.cu``, whose letters are used here, the device in
-``device.py``. Arrays on the device are worked on where they lie, on the stream of their library;
-NumPy arrays are copied there and back, chunks of many rows through pinned memory on two streams.
-What a circuit's structure needs on the device stays there for the next call.
+The arithmetic is in ``kernels/engine.cu``, whose letters are used here, what it reads of a program
+in ``layout.py``, the device in ``device.py``. Arrays on the device are worked on where they lie, on
+the stream of their library; NumPy arrays are copied there and back, chunks of many rows through
+pinned memory on two streams. What a circuit's structure needs on the device stays there for the
+next call.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import contextlib
 import threading
 import weakref
 from collections import OrderedDict
-from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, cast
@@ -26,6 +27,16 @@ from numpy.typing import NDArray
 from qdp import memory
 from qdp.backends.base import AdjointResult, Array, Batch, DeviceBackend, Precision, Shift
 from qdp.backends.device import Arena, CudaDevice, Device, Staging, call_fields
+from qdp.backends.layout import (
+    OPERATION,
+    Structure,
+    Terms,
+    plain_terms,
+    rotation_terms,
+    shift_table,
+    structure_of,
+    term_arrays,
+)
 from qdp.circuit import Circuit, Observable
 from qdp.device_arrays import DeviceArray, Memory, Target
 from qdp.encodings import (
@@ -37,25 +48,15 @@ from qdp.encodings import (
     norm_tolerance,
 )
 from qdp.errors import DeviceError
-from qdp.gates import Angle
-from qdp.program import Group, Program, compile_program
+from qdp.program import Program
 
-_KINDS = {"rotations": 0, "diagonal": 1, "table": 2, "dense": 3, "permutation": 4}
-_SOURCES = {"constant": 0, "parameter": 1, "input": 2}
 _ELEMENTS = {np.float32: 1, np.float64: 2, np.complex64: 3, np.complex128: 4}
 _INDEX = 5
 # Sums that wait in shared memory: kPending x kWarps doubles.
 _PENDING_BYTES = 16 * 16 * 8
 _MOST_THREADS = 512
-# Rotations that go through registers together.
-_MOST_TOGETHER = 3
-# Low bits that every tile has, so that neighbours in memory are read together.
-_LOW_BITS = 4
-# A group of more words than this is read from a table.
-_MOST_WORDS = 16
 _MOST_TILE_BYTES = 64 * 2**10
 _MOST_PARTS = 64
-_MOST_DENSE_BITS = 28
 # What is kept on the device between calls, and pinned memory for a chunk of rows, both ways.
 _MOST_KEPT_BYTES = 256 * 2**20
 _STAGED_BYTES = 64 * 2**20
@@ -63,244 +64,6 @@ _STAGED_BYTES = 64 * 2**20
 _ALIGNED_BYTES = 256
 # Arrays that go through pinned memory begin at multiples of 16 bytes.
 _STAGED_SLACK = 512
-
-# The weighted terms of each column of a derivative: number of a rotation or evaluation, weight,
-# and a feature whose distance multiplies, or -1.
-Terms = Sequence[Sequence[tuple[int, float, int]]]
-
-_OP = np.dtype(
-    [("kind", "u4"), ("count", "u4"), ("first", "u4"), ("item", "u4"), ("pivots", "u4", 4),
-     ("offsets", "u4", 8)]
-)  # fmt: skip
-_WORD = np.dtype(
-    [
-        (name, "u4")
-        for name in ["x", "z", "base_z", "turns", "rotation", "flips", "has_gradient", "unused"]
-    ]
-)
-_DENSE = np.dtype(
-    [("matrix", "u4"), ("n_bits", "u4"), ("control_mask", "u4"), ("control_value", "u4"),
-     ("bits", "u4", _MOST_DENSE_BITS)]
-)  # fmt: skip
-_ROTATION = np.dtype([("scale", "f8"), ("offset", "f8"), ("source", "i8"), ("index", "i8")])
-_GROUP = np.dtype([(name, "i8") for name in ["observable", "mask", "first", "count", "table"]])
-
-
-# Structure
-
-
-@dataclass
-class _Stage:
-    """One launch over states in device memory: operations inside a tile, or one that moves all."""
-
-    ops: list[Any] = field(default_factory=list)
-    masks: list[int] = field(default_factory=list)
-    moves: bool = False
-    basis: tuple[int, ...] = ()
-
-
-@dataclass(frozen=True)
-class _Structure:
-    """A program as the kernels read it, without angles.
-
-    Each of ``stages`` is its first operation, how many there are, whether it moves whole states,
-    and the basis of its tiles, all of which are also in the array "basis", one after another.
-    """
-
-    program: Program
-    tile_bits: int
-    stages: tuple[tuple[int, int, bool, tuple[int, ...]], ...]
-    arrays: dict[str, Array]
-
-    @property
-    def n_bytes(self) -> int:
-        """Bytes held, about."""
-        return self.program.n_bytes + sum(array.nbytes for array in self.arrays.values())
-
-
-def _reduced(vectors: Iterable[int]) -> tuple[int, ...]:
-    """Return the reduced basis of a span over GF(2), by ascending highest bits."""
-    basis: list[int] = []
-    for vector in vectors:
-        for known in basis:
-            vector = min(vector, vector ^ known)
-        if vector:
-            top = 1 << (vector.bit_length() - 1)
-            basis = [known ^ vector if known & top else known for known in basis]
-            basis.append(vector)
-    return tuple(sorted(basis))
-
-
-def _pieces(program: Program) -> Iterable[tuple[str, tuple[int, ...], int]]:
-    """Yield the operations: kind, rotations of it, item. Rotations together are independent."""
-    for step in program.steps:
-        if step.kind != "rotations":
-            yield step.kind, step.rotations, step.item
-            continue
-        left = list(step.rotations)
-        while left:
-            together: list[int] = []
-            later: list[int] = []
-            for index in left:
-                masks = [program.rotations[one].x for one in [*together, index]]
-                fits = len(together) < _MOST_TOGETHER and len(_reduced(masks)) == len(masks)
-                (together if fits else later).append(index)
-            yield "rotations", tuple(together), 0
-            left = later
-
-
-def _structure_bytes(structure: _Structure) -> int:
-    return structure.n_bytes
-
-
-@memory.cached_by_bytes(_structure_bytes, 256 * 2**20)
-def _structure(
-    circuit: Circuit,
-    observables: tuple[Observable, ...],
-    apply_frame: bool,
-    prune: bool,
-    tile_bits: int,
-) -> _Structure:
-    program = compile_program(circuit, observables, apply_frame, prune)
-    whole = tile_bits == program.n_qubits
-    units = tuple(1 << bit for bit in range(program.n_qubits))
-    stages: list[_Stage] = [_Stage()]
-    for kind, members, item in _pieces(program):
-        moves = kind in ("dense", "permutation")
-        masks = [program.rotations[index].x for index in members if program.rotations[index].x]
-        if not whole:
-            low = units[: min(_LOW_BITS, tile_bits - _MOST_TOGETHER)]
-            span = _reduced([*low, *stages[-1].masks, *masks])
-            if moves or stages[-1].moves or len(span) > tile_bits:
-                stages.append(_Stage(moves=moves))
-        stages[-1].masks += masks
-        stages[-1].ops.append((kind, members, item))
-    ops: list[NDArray[np.void]] = []
-    words: list[NDArray[np.void]] = []
-    layout: list[tuple[int, int, bool, tuple[int, ...]]] = []
-    for stage in stages:
-        basis = units if whole or stage.moves else _tile(stage.masks, units, tile_bits)
-        layout.append((len(ops), len(stage.ops), stage.moves, basis))
-        for kind, members, item in stage.ops:
-            ops.append(_op(program, kind, members, item, basis, words))
-    return _Structure(
-        program,
-        tile_bits,
-        tuple(layout),
-        {
-            "ops": np.array(ops, _OP),
-            "words": np.array(words, _WORD),
-            **_items(program),
-            **_observed(program),
-            "rotations": _angles(one.angle for one in program.rotations),
-            "phases": _angles(program.phases),
-            "basis": np.array([vector for *_, basis in layout for vector in basis], np.uint32),
-        },
-    )
-
-
-def _angles(angles: Iterable[Angle]) -> Array:
-    found = [(one.scale, one.offset, _SOURCES[one.kind], one.index) for one in angles]
-    return np.array(found, _ROTATION)
-
-
-def _tile(masks: Sequence[int], units: Sequence[int], tile_bits: int) -> tuple[int, ...]:
-    """Return a basis of ``tile_bits`` addresses that holds the masks, filled up from below."""
-    basis = _reduced(masks)
-    for unit in units:
-        if len(basis) == tile_bits:
-            break
-        basis = _reduced([*basis, unit])
-    return basis
-
-
-def _parity(bits: int) -> int:
-    return bits.bit_count() & 1
-
-
-def _op(
-    program: Program,
-    kind: str,
-    members: tuple[int, ...],
-    item: int,
-    basis: tuple[int, ...],
-    words: list[Any],
-) -> Any:
-    """Return an operation in the coordinates of a tile, and append its words."""
-    pivots = [vector.bit_length() - 1 for vector in basis]
-    local_x = [
-        sum((program.rotations[index].x >> pivot & 1) << j for j, pivot in enumerate(pivots))
-        for index in members
-    ]
-    first = len(words)
-    offsets = [0] * 8
-    if kind == "rotations":
-        for j in range(1 << len(members)):
-            for k, mask in enumerate(local_x):
-                offsets[j] ^= mask if j >> k & 1 else 0
-    for index, x in zip(members, local_x, strict=True):
-        rotation = program.rotations[index]
-        z = sum(_parity(rotation.z & vector) << j for j, vector in enumerate(basis))
-        flips = sum(_parity(z & offset) << j for j, offset in enumerate(offsets))
-        words.append(
-            (x, z, rotation.z, (rotation.x & rotation.z).bit_count() & 3, index, flips,
-             rotation.angle.kind != "constant", 0)
-        )  # fmt: skip
-    places = [vector.bit_length() - 1 for vector in _reduced(local_x)] if offsets[1] else []
-    return (_KINDS[kind], len(members), first, item, [*places, 0, 0, 0, 0][:4], offsets)
-
-
-def _items(program: Program) -> dict[str, Array]:
-    matrices = [dense.matrix.reshape(-1) for dense in program.denses]
-    firsts = np.cumsum([0, *map(len, matrices)])
-    return {
-        "denses": np.array(
-            [
-                (first, len(one.bits), one.control_mask, one.control_value,
-                 [*one.bits, *[0] * (_MOST_DENSE_BITS - len(one.bits))])
-                for first, one in zip(firsts, program.denses, strict=False)
-            ],
-            _DENSE,
-        ),
-        "matrices": np.concatenate([np.zeros(0, np.complex128), *matrices]),
-        "sources": _stacked([one.source for one in program.permutations], np.uint32),
-        "turns": _stacked([one.phase for one in program.permutations], np.uint8),
-        "tables": _stacked(list(program.tables), np.complex128),
-    }  # fmt: skip
-
-
-def _stacked(arrays: Sequence[Array], dtype: Any) -> Array:
-    return np.array(arrays, dtype) if arrays else np.zeros(0, dtype)
-
-
-def _observed(program: Program) -> dict[str, Array]:
-    """Return the groups of all observables, their words, and tables of the long ones."""
-    groups: list[tuple[int, ...]] = []
-    tables: list[Array] = []
-    first = 0
-    for group in program.groups:
-        table = -1
-        if len(group.z) > _MOST_WORDS:
-            table = len(tables)
-            tables.append(_walsh(group, program.n_qubits))
-        groups.append((group.observable, group.x, first, len(group.z), table))
-        first += len(group.z)
-    return {
-        "groups": np.array(groups, _GROUP),
-        "group_z": np.concatenate([np.zeros(0, np.uint32), *(one.z for one in program.groups)]),
-        "group_c": np.concatenate([np.zeros(0, np.complex128), *(one.c for one in program.groups)]),
-        "group_tables": _stacked(tables, np.complex128),
-    }
-
-
-def _walsh(group: Group, n_qubits: int) -> NDArray[np.complex128]:
-    """Return sum of c (-1)^(z.b) at all addresses b."""
-    values = np.zeros(1 << n_qubits, np.complex128)
-    np.add.at(values, group.z, group.c)
-    for bit in range(n_qubits):
-        pairs = values.reshape(-1, 2, 1 << bit)
-        values = np.stack([pairs[:, 0] + pairs[:, 1], pairs[:, 0] - pairs[:, 1]], 1).reshape(-1)
-    return values
 
 
 # What stays on the device
@@ -569,7 +332,7 @@ class CudaBackend(DeviceBackend):
         values = _empty(batch, (batch.rows, len(observables), 1), batch.real_dtype)
         weighted: list[tuple[Terms, Array]] = [((((0, 1.0, -1),),), values)]
         if outputs.parameters is not None:
-            weighted.append((_plain(terms["parameters"]), outputs.parameters))
+            weighted.append((plain_terms(terms["parameters"]), outputs.parameters))
         if "inputs" in terms:
             own, of_features = _chained(terms["inputs"], batch)
             weighted += [(own, outputs.inputs)] if outputs.inputs is not None else []
@@ -656,7 +419,7 @@ class CudaBackend(DeviceBackend):
         tile_bits = self._tile_bits(circuit.n_qubits, itemsize, 2 if outputs.gradient else 1)
         prune = batch.prune and not apply_frame
         key = (circuit, observables, apply_frame, prune, tile_bits)
-        structure = _structure(*key)
+        structure = structure_of(*key)
         run = _Chunks(
             structure,
             lambda part, make: self._keeper.get((key, part), make),
@@ -769,7 +532,7 @@ class _Chunks:
     outlive the run. ``slots`` observables are differentiated one by one.
     """
 
-    structure: _Structure
+    structure: Structure
     keep: Callable[[Hashable, Callable[[], Mapping[str, Array]]], _Kept]
     slots: int
     held: list[_Kept] = field(default_factory=list)
@@ -858,7 +621,7 @@ class _Chunks:
         launch["set_row_stride"], launch["set_stride"] = int(per_row), sets_a_row
         if outputs.shifts is not None:
             shifts = outputs.shifts
-            found = self.address(("shifts", shifts), lambda: {"all": _shift_table(program, shifts)})
+            found = self.address(("shifts", shifts), lambda: {"all": shift_table(program, shifts)})
             launch["shifts"] = found["all"] + 8 * part.start * n_rotations
         itemsize = np.dtype(batch.complex_dtype).itemsize
         launch["coefficients"] = launch.arena.empty(launch["n_sets"] * n_rotations * itemsize)
@@ -954,7 +717,7 @@ class _Chunks:
             return
         all_ops = launch["ops"]
         n_items = launch["n_items"]
-        launch["ops"], launch["n_ops"] = all_ops + first * _OP.itemsize, count
+        launch["ops"], launch["n_ops"] = all_ops + first * OPERATION.itemsize, count
         if moves:
             launch["inverse"], launch["n_parts"] = int(backward), _MOST_PARTS
             for name in ("psi", "lambda") if backward else ("psi",):
@@ -1014,7 +777,7 @@ class _Chunks:
         for name, terms, target in (
             (
                 "parameters",
-                lambda: _plain(_rotation_terms(program, "parameter")),
+                lambda: plain_terms(rotation_terms(program, "parameter")),
                 outputs.parameters,
             ),
             ("inputs", lambda: chained()[0], outputs.inputs),
@@ -1042,7 +805,7 @@ class _Chunks:
         self, launch: _Launcher, key: Hashable, terms: Callable[[], Terms], n_outputs: int
     ) -> None:
         """Add up the terms of each output, which stay on the device under a key."""
-        found = self.address(("terms", key), lambda: _term_arrays(terms()))
+        found = self.address(("terms", key), lambda: term_arrays(terms()))
         for name, address in found.items():
             launch[name] = address
         launch["n_outputs"] = n_outputs
@@ -1084,53 +847,18 @@ def _add_derivatives(
         outputs.states = make(batch.states.shape[1], batch.complex_dtype if is_complex else real)
 
 
-def _shift_table(program: Program, shifts: Sequence[tuple[Shift, ...]]) -> Array:
-    """Return what each evaluation adds to each rotation's angle, (evaluations, rotations)."""
-    added = np.zeros((len(shifts), len(program.rotations)))
-    for evaluation, group in enumerate(shifts):
-        for operation, slot, amount in group:
-            for index in program.rotations_of(operation, slot):
-                added[evaluation, index] += program.rotations[index].factor * amount
-    return added
-
-
-def _rotation_terms(program: Program, kind: str) -> list[list[tuple[int, float]]]:
-    """Return the rotations that read each parameter or input, with the scales of their angles."""
-    count = program.n_parameters if kind == "parameter" else program.n_inputs
-    terms: list[list[tuple[int, float]]] = [[] for _ in range(count)]
-    for number, rotation in enumerate(program.rotations):
-        if rotation.angle.kind == kind:
-            terms[rotation.angle.index].append((number, rotation.angle.scale))
-    return terms
-
-
-def _term_arrays(terms: Terms) -> dict[str, Array]:
-    """Return terms as the kernel reads them."""
-    flat = [term for column in terms for term in column]
-    return {
-        "first_terms": np.cumsum([0, *map(len, terms)], dtype=np.int64),
-        "terms": np.array([number for number, _, _ in flat], np.int64),
-        "scales": np.array([scale for _, scale, _ in flat], np.float64),
-        "factors": np.array([factor for _, _, factor in flat], np.int64),
-    }
-
-
 def _chained_slopes(program: Program, batch: Batch) -> tuple[Terms, Terms]:
-    return _chained(_rotation_terms(program, "input"), batch)
-
-
-def _plain(terms: Sequence[Sequence[tuple[int, float]]]) -> Terms:
-    return tuple(tuple((number, scale, -1) for number, scale in column) for column in terms)
+    return _chained(rotation_terms(program, "input"), batch)
 
 
 def _chained(terms: Sequence[Sequence[tuple[int, float]]], batch: Batch) -> tuple[Terms, Terms]:
     """Split the inputs' terms into those of own inputs and, by the chain rule, of features."""
     if batch.features is None:
-        return _plain(terms), ()
+        return plain_terms(terms), ()
     _, pairs = _products(batch)
-    own, rest = _plain(terms[: batch.n_own_inputs]), terms[batch.n_own_inputs :]
+    own, rest = plain_terms(terms[: batch.n_own_inputs]), terms[batch.n_own_inputs :]
     n_features = batch.features.shape[1]
-    columns = [list(column) for column in _plain(rest[:n_features])]
+    columns = [list(column) for column in plain_terms(rest[:n_features])]
     for (first, second), column in zip(pairs, rest[n_features:], strict=True):
         # The product is (centre - x)(centre - y), whose derivative by x is y - centre.
         columns[first] += [(number, -scale, second) for number, scale in column]
