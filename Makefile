@@ -26,7 +26,7 @@ requirements = $$($(VENV)/bin/python -c 'import sys, tomllib; \
 	extras = tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]; \
 	print(*(one for name in sys.argv[1:] for one in extras[name]))' $(1))
 
-.PHONY: bench report test gpu gpu-install gpu-test gpu-sanitize gpu-bench lint sanitize clean
+.PHONY: bench report test gpu gpu-install gpu-versions gpu-test gpu-sanitize gpu-bench lint sanitize clean
 
 bench: $(VENV)/.package $(VENV)/.benchmark
 	$(VENV)/bin/python benchmark/benchmark_gradient.py $(BENCH)
@@ -66,6 +66,7 @@ CUDA_LIBRARIES = $(GPU_RUN) -c 'import glob, importlib.util as find; \
 
 gpu:
 	$(MAKE) gpu-install
+	$(MAKE) gpu-versions
 	$(MAKE) gpu-test
 	$(MAKE) gpu-sanitize
 	$(MAKE) gpu-bench
@@ -74,6 +75,14 @@ gpu-install:
 	rm -rf $(GPU_SITE)
 	$(if $(WHEELS),$(GPU_INSTALL) $(wildcard $(WHEELS)/*.whl))
 	$(GPU_INSTALL) --no-build-isolation .
+
+# What runs the GPU, and where it comes from: the first to look at when a test fails.
+gpu-versions:
+	@$(GPU_RUN) -c 'import sys; from importlib import metadata; \
+	found = {name: [*metadata.distributions(name=name)] for name in sys.argv[1:]}; \
+	print(*("{} {} in {}".format(name, one[0].version, one[0].locate_file("")) if one else \
+	name + " is missing" for name, one in found.items()), sep="\n")' \
+	cuda-core cuda-bindings nvidia-cuda-nvrtc
 
 gpu-test:
 	QDP_REQUIRE=$(GPU_REQUIRE) $(GPU_RUN) -m pytest --quiet -k "cuda or custatevec or gpu" $(GPU_PYTEST) \

@@ -3,7 +3,8 @@
 
 The reference backend judges the others; "cpu" joins as soon as the compiled extension imports,
 "cuda" where there is a GPU, and "custatevec" where there is NVIDIA's library as well.
-``QDP_REQUIRE=cpu,cuda,custatevec`` makes their absence an error instead of a smaller run.
+``QDP_REQUIRE=cpu,cuda,custatevec`` makes their absence an error instead of a smaller run; among its
+names are also ``cupy`` and ``jax``, for arrays of these libraries on the GPU.
 """
 
 import importlib

@@ -62,13 +62,63 @@ class Resource(MemoryResource):
         self._emulator.release(int(ptr))
 
 
-class Emulator(device.Device):
+class Log:
+    """What was done to a GPU's streams, in the order of the calls: (what, stream, ...)."""
+
+    @property
+    def launches(self):
+        return [entry[2] for entry in self.log if entry[0] == "launch"]
+
+    def count(self, what):
+        return sum(entry[0] == what for entry in self.log)
+
+
+class RecordingDevice(Log, device.CudaDevice):
+    """A real GPU that notes what the emulated one does."""
+
+    def __init__(self, ordinal=0):
+        self.log = []
+        super().__init__(ordinal)
+
+    def allocate(self, n_bytes, stream):
+        self.log.append(("allocate", stream, n_bytes))
+        return super().allocate(n_bytes, stream)
+
+    def free(self, kept, stream):
+        self.log.append(("free", stream))
+        super().free(kept, stream)
+
+    def upload(self, address, array, stream):
+        self.log.append(("upload", stream, array.nbytes))
+        super().upload(address, array, stream)
+
+    def download(self, array, address, stream):
+        self.log.append(("download", stream, array.nbytes))
+        super().download(array, address, stream)
+
+    def copy(self, address, source, n_bytes, stream):
+        self.log.append(("copy", stream, n_bytes))
+        super().copy(address, source, n_bytes, stream)
+
+    def order(self, before, after):
+        self.log.append(("order", after, before))
+        super().order(before, after)
+
+    def synchronize(self, stream):
+        self.log.append(("synchronize", stream))
+        super().synchronize(stream)
+
+    def launch(self, precision, kernel, grid, block, shared, call, stream):
+        self.log.append(("launch", stream, kernel, call.copy()))
+        super().launch(precision, kernel, grid, block, shared, call, stream)
+
+
+class Emulator(Log, device.Device):
     """A GPU of host memory that does what is queued as late and in as odd an order as it may.
 
     A stream runs when it is waited for, and others as far as it has to wait for them. Memory that
     nobody wrote, and what was given back, is NaN. ``backwards`` runs the threads of a phase in
-    reverse, and ``eager`` does everything at once. ``log`` holds what was done to streams, in the
-    order of the calls: (what, stream, ...).
+    reverse, and ``eager`` does everything at once.
     """
 
     lanes = (101, 102)
@@ -89,13 +139,6 @@ class Emulator(device.Device):
         self.allocated = {}
         self.pinned = {}
         self.log = []
-
-    @property
-    def launches(self):
-        return [entry[2] for entry in self.log if entry[0] == "launch"]
-
-    def count(self, what):
-        return sum(entry[0] == what for entry in self.log)
 
     def free_bytes(self):
         return self._free
@@ -131,13 +174,13 @@ class Emulator(device.Device):
         buffer[:] = 255
         del self.pinned[buffer.ctypes.data]
 
-    def _is_pinned(self, array):
+    def is_pinned(self, array):
         start = array.ctypes.data
         return any(first <= start < first + len(one) for first, one in self.pinned.items())
 
     def upload(self, address, array, stream):
         assert array.flags.c_contiguous
-        source = array if self._is_pinned(array) else array.copy()
+        source = array if self.is_pinned(array) else array.copy()
         self._queue("upload", stream, lambda: ctypes.memmove(
             address, source.ctypes.data, source.nbytes), array.nbytes)  # fmt: skip
 

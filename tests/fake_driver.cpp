@@ -27,7 +27,7 @@ struct Memory {
 
 long contexts[2];
 std::vector<void*> current;
-std::map<Address, Memory> memory;
+std::map<Address, Memory> memory, pinned;
 std::map<std::string, int> counts;
 size_t used = 0;
 long handles = 1000;
@@ -43,13 +43,20 @@ int called(const char* name, bool in_context = true) {
 }
 int device() { return current.back() == &contexts[1]; }
 
+// The piece that an address lies in, or none.
+const Memory* piece_at(const std::map<Address, Memory>& pieces, Address address) {
+  auto found = pieces.upper_bound(address);
+  if (found == pieces.begin()) return nullptr;
+  --found;
+  return address < found->first + found->second.bytes ? &found->second : nullptr;
+}
 int pointer_attribute(int which, void* value, Address address) {
-  auto found = memory.upper_bound(address);
-  const bool known = found != memory.begin() && (--found, address < found->first + found->second.bytes);
+  const Memory* piece = piece_at(memory, address);
   switch (which) {
-    case 2: *static_cast<unsigned*>(value) = known ? 2 : 0; return 0;          // memory type: device
-    case 8: *static_cast<unsigned*>(value) = 0; return 0;                      // managed
-    case 9: *static_cast<int*>(value) = known ? found->second.device : 0; return 0;
+    case 2:  // memory type: device or host
+      return *static_cast<unsigned*>(value) = piece ? 2 : piece_at(pinned, address) ? 1 : 0, 0;
+    case 8: *static_cast<unsigned*>(value) = 0; return 0;  // managed
+    case 9: *static_cast<int*>(value) = piece ? piece->device : 0; return 0;
     default: return kNotSupported;
   }
 }
@@ -137,9 +144,13 @@ int cuMemGetInfo(size_t* free, size_t* total) {
   return *free = size_t(1) << 30, *total = size_t(1) << 31, called("cuMemGetInfo");
 }
 int cuMemHostAlloc(void** host, size_t bytes, unsigned) {
-  return *host = std::malloc(bytes), called("cuMemHostAlloc");
+  pinned[Address(*host = std::malloc(bytes))] = {bytes, 0};
+  return called("cuMemHostAlloc");
 }
-int cuMemFreeHost(void* host) { return std::free(host), called("cuMemFreeHost"); }
+int cuMemFreeHost(void* host) {
+  if (!pinned.erase(Address(host))) return kInvalidValue;
+  return std::free(host), called("cuMemFreeHost");
+}
 int cuMemcpyHtoDAsync(Address to, const void* from, size_t bytes, void*) {
   return std::memcpy(reinterpret_cast<void*>(to), from, bytes), called("cuMemcpyHtoDAsync");
 }
@@ -151,6 +162,7 @@ int cuMemcpyDtoDAsync(Address to, Address from, size_t bytes, void*) {
   return called("cuMemcpyDtoDAsync");
 }
 int cuPointerGetAttribute(void* value, int which, Address address) {
+  if (!piece_at(memory, address) && !piece_at(pinned, address)) return kInvalidValue;
   return pointer_attribute(which, value, address);
 }
 int cuPointerGetAttributes(unsigned count, int* which, void** values, Address address) {
@@ -162,11 +174,13 @@ int cuPointerGetAttributes(unsigned count, int* which, void** values, Address ad
 int cuLibraryLoadData(void** library, const void* code, void*, void*, unsigned, void*, void*,
                       unsigned) {
   // The first letter of the "cubin" is that of the precision.
-  return *library = reinterpret_cast<void*>(long(*static_cast<const char*>(code))), 0;
+  *library = reinterpret_cast<void*>(long(*static_cast<const char*>(code)));
+  return called("cuLibraryLoadData", false);
 }
 int cuLibraryUnload(void*) { return 0; }
 int cuLibraryGetKernel(void** kernel, void* library, const char* name) {
-  return *kernel = new Kernel{name, char(reinterpret_cast<long>(library))}, 0;
+  *kernel = new Kernel{name, char(reinterpret_cast<long>(library))};
+  return called("cuLibraryGetKernel", false);
 }
 int cuKernelSetAttribute(int which, int value, void*, int) {
   return which == 8 && value == 232448 ? 0 : int(kInvalidValue);

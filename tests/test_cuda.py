@@ -11,6 +11,7 @@ import shutil
 import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -21,7 +22,7 @@ pytest.importorskip("cuda.core", reason="GPU arrays are handed out by cuda.core"
 from emulator import Emulator, assert_all_is_given_back
 
 import qdp
-from qdp import gates
+from qdp import device_arrays, gates
 from qdp.ansatz import data_reuploading, ry_rz_ladder
 from qdp.backends import device
 from qdp.backends.base import Batch
@@ -276,7 +277,11 @@ def test_compiled_kernels_are_kept(tmp_path, monkeypatch):
     assert device.cached_kernels("single", "sm_90", tmp_path) == b"other code"
     monkeypatch.setattr(device, "_compiler_version", lambda: "13.1")
     assert device.cached_kernels("double", "sm_90", tmp_path) == b"other code"
-    assert len(list(tmp_path.iterdir())) == 3
+    monkeypatch.setattr(device, "compile_kernels", lambda *_: b"faster code")
+    options = device._options
+    monkeypatch.setattr(device, "_options", lambda *given: options(*given) | {"fma": False})
+    assert device.cached_kernels("double", "sm_90", tmp_path) == b"faster code"
+    assert len(list(tmp_path.iterdir())) == 4
 
 
 # Machines that lack something
@@ -306,10 +311,15 @@ class Driver:
     [
         (Driver(status=100), r"needs a GPU that works.*no CUDA-capable device.*backend='cpu'"),
         (Driver(version=11040), r"CUDA 12 or newer, got one for CUDA 11.4; update the driver"),
+        (
+            Driver(version=12040, count=2),
+            r"of NVRTC 13\.5.*, got one for CUDA 12\.4; update",
+        ),
         (Driver(count=1), r"'cuda:1': expected the number of one of 1 GPUs"),
     ],
 )
-def test_what_a_machine_lacks_is_named(driver, message):
+def test_what_a_machine_lacks_is_named(monkeypatch, driver, message):
+    monkeypatch.setattr(device, "_compiler_version", lambda: "13.5")
     with pytest.raises(BackendUnavailable, match=message):
         device._require_gpu(driver, 1)
 
@@ -318,6 +328,26 @@ def test_a_machine_without_cuda_core_is_told_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "cuda.core", None)
     with pytest.raises(BackendUnavailable, match=r"needs cuda\.core.*pip install 'qdp\[cuda\]'"):
         CudaBackend()
+
+
+@pytest.mark.parametrize("version", ["0.7.0", "1.1.9"])
+def test_a_cuda_core_that_is_too_old_is_named(monkeypatch, version):
+    import cuda.core
+
+    monkeypatch.setattr(cuda.core, "__version__", version)
+    message = rf"cuda\.core 1\.2 or newer, got {version}; update it with: pip install --upgrade"
+    with pytest.raises(BackendUnavailable, match=f"backend 'cuda' needs {message}"):
+        CudaBackend()
+    with pytest.raises(BackendUnavailable, match=f"arrays in a GPU's memory need {message}"):
+        device_arrays.strided_view(np.zeros(3), -1)
+    monkeypatch.setattr(cuda.core, "__version__", "1.10.0rc1")
+    assert device_arrays.cuda_core("a test needs") is cuda.core
+
+
+def test_the_extra_asks_for_the_cuda_core_that_is_needed():
+    text = (Path(__file__).parent.parent / "pyproject.toml").read_text(encoding="utf-8")
+    oldest = ".".join(map(str, device_arrays._OLDEST_CUDA_CORE))
+    assert f'"cuda-core[cu13]>={oldest}"' in text
 
 
 def test_the_verbs_say_that_there_is_no_gpu():

@@ -46,6 +46,23 @@ class Producer:
 def close(found, expected):
     assert found.dtype == expected.dtype and np.abs(found - expected).max() < 1e-12
 """
+INTERFACE = """
+class Interface:
+    def __init__(self, array, on, version=3, readonly=False):
+        fake.fake_allocate.restype = ctypes.c_ulonglong
+        self.address = fake.fake_allocate(array.nbytes, on)
+        ctypes.memmove(self.address, array.ctypes.data, array.nbytes)
+        self.array, self.version, self.readonly = array, version, readonly
+    @property
+    def __cuda_array_interface__(self):
+        return {"shape": self.array.shape, "typestr": self.array.dtype.str, "strides": None,
+                "data": (self.address, self.readonly), "stream": 3, "version": self.version}
+    def to_numpy(self):
+        memory = (ctypes.c_uint8 * self.array.nbytes).from_address(self.address)
+        return np.frombuffer(memory, self.array.dtype).reshape(self.array.shape).copy()
+    def free(self):
+        fake.cuMemFreeAsync(ctypes.c_ulonglong(self.address), None)
+"""
 END = """
 from qdp import engine
 for name in ("cuda:0", "cuda:1"):
@@ -148,31 +165,80 @@ del found, far, capsule
 def test_the_driver_knows_whose_an_interface_is(driver):
     run(
         driver,
-        """
-class Interface:
-    def __init__(self, array, on):
-        fake.fake_allocate.restype = ctypes.c_ulonglong
-        self.address = fake.fake_allocate(array.nbytes, on)
-        ctypes.memmove(self.address, array.ctypes.data, array.nbytes)
-        self.array = array
-    @property
-    def __cuda_array_interface__(self):
-        return {"shape": self.array.shape, "typestr": self.array.dtype.str, "strides": None,
-                "data": (self.address, False), "stream": 3, "version": 3}
-
+        INTERFACE
+        + """
 for on in (0, 1):
     given = Interface(theta, on)
     found = qdp.state(circuit, given)
     assert found.ordinal == on
     close(found.to_numpy(), qdp.state(circuit, theta, backend="reference"))
-    fake.cuMemFreeAsync(ctypes.c_ulonglong(given.address), None)
+    given.free()
     del found
 """
         + END,
     )
 
 
-@pytest.mark.parametrize("file", ["test_engine.py", "test_gradients.py", "test_torch.py"])
+def test_an_interface_that_cannot_be_read_is_named(driver):
+    run(
+        driver,
+        INTERFACE
+        + """
+import re
+old = Interface(theta, 0, version=2)
+freed = Interface(theta, 0)
+freed.free()
+for given, reason in ((old, "v3 or above"), (freed, "acceptable range")):
+    try:
+        qdp.state(circuit, given)
+    except TypeError as error:
+        assert re.match(f"parameters: Interface could not be read .*{reason}.*torch", str(error))
+    else:
+        raise AssertionError("expected a TypeError")
+old.free()
+""",
+    )
+
+
+def test_read_only_arrays_are_not_written_to(driver):
+    run(
+        driver,
+        INTERFACE
+        + """
+expected = qdp.encode(rows, "amplitude", backend="reference")
+out = Interface(np.zeros_like(expected), 0)
+assert qdp.encode(Interface(rows, 0), "amplitude", out=out) is out
+close(out.to_numpy(), expected)
+given = Interface(expected, 0, readonly=True)
+try:
+    qdp.encode(Interface(-rows, 0), "amplitude", out=given)
+except ValueError as error:
+    assert "out: expected an array that may be written to" in str(error), error
+else:
+    raise AssertionError("expected a ValueError")
+assert np.array_equal(given.to_numpy(), expected)
+""",
+    )
+
+
+def test_the_driver_knows_pinned_memory(driver):
+    run(
+        driver,
+        """
+device = cuda.CudaDevice()
+pinned = device.pin(64)
+assert device.is_pinned(pinned) and device.is_pinned(pinned[8:].view(np.float64))
+assert not device.is_pinned(np.zeros(8))
+device.unpin(pinned)
+assert not device.is_pinned(pinned)
+""",
+    )
+
+
+@pytest.mark.parametrize(
+    "file",
+    ["test_device_arrays.py", "test_engine.py", "test_gradients.py", "test_torch.py"],
+)
 def test_what_holds_for_every_backend_holds_on_the_driver(driver, file):
     found = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-p", "fake_kernels", "-p", "no:cacheprovider",
@@ -190,6 +256,12 @@ def test_what_holds_for_every_backend_holds_on_the_driver(driver, file):
         ("cuMemHostAlloc:2", "MemoryError", "cuMemHostAlloc: out of memory; pass fewer rows"),
         ("cuLaunchKernel:700", "DeviceError", "launching angles over .*: it was not to be"),
         ("cuMemcpyHtoDAsync:700", "DeviceError", "cuMemcpyHtoDAsync: it was not to be"),
+        (
+            "cuLibraryLoadData:209",
+            "DeviceError",
+            "loading .* sm_90: .*update the .*delete",
+        ),
+        ("cuLibraryGetKernel:500", "DeviceError", "loading .* sm_90: .*update the driver"),
         ("cuInit:100", "BackendUnavailable", "needs a GPU that works, got from cuInit"),
     ],
 )

@@ -3,6 +3,7 @@
 with the reference; and a machine without the library, or with an old one, is told so.
 """
 
+import contextlib
 import ctypes
 import gc
 import importlib.util
@@ -16,6 +17,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import test_cuda
+from conftest import BACKENDS
 from custatevec_emulation import INSUFFICIENT_WORKSPACE, EmulatedLibrary
 from samples import random_circuit, random_numbers, random_observables, random_states
 from samples import sample_operation as sample
@@ -296,19 +298,31 @@ def test_derivatives_are_those_that_are_asked_for(emulated):
 # Arrays of a GPU
 
 
-@pytest.fixture(params=["torch", "dlpack"])
-def gpu(request, emulate):
-    """An emulated GPU, on which whoever asks for "cuda" gets cuStateVec."""
-    device = emulate().device
+def for_cuda(backend, patch):
+    """Give whoever asks for "cuda" another backend."""
+    named = engine._named_backend
+    patch.setattr(engine, "_named_backend", lambda name: backend if "cuda" in name else named(name))
+
+
+@pytest.fixture(
+    params=["torch", "dlpack", *(test_device_arrays.REAL if "custatevec" in BACKENDS else [])]
+)
+def gpu(request):
+    """A GPU on which whoever asks for "cuda" gets cuStateVec: an emulated one, or a real one."""
+    kind = request.param.removeprefix("cuda-")
+    if kind != request.param:
+        backend = engine._named_backend("custatevec")
+        with pytest.MonkeyPatch.context() as patch:
+            for_cuda(backend, patch)
+            yield test_device_arrays.Gpu(test_device_arrays.kind_real(kind, backend), backend)
+        return
+    device = request.getfixturevalue("emulate")().device
     library = EmulatedLibrary(device)
     backend = CuStateVecBackend(device, library)
-    named = engine._named_backend
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(
-            engine, "_named_backend", lambda name: backend if "cuda" in name else named(name)
-        )
+        for_cuda(backend, patch)
         kinds = test_device_arrays.kinds_emulated(sys.modules["cupy"])
-        yield test_device_arrays.Gpu(kinds[request.param], backend, device)
+        yield test_device_arrays.Gpu(kinds[kind], backend, device)
     assert not library.broken, library.broken[0]
     assert "custatevecApplyMatrixBatched" in library.calls
     backend.clear()
@@ -335,6 +349,22 @@ def test_vjp_of_arrays_of_a_gpu(gpu, shared):
 
 def test_rows_of_a_gpu_that_cannot_be_used_become_nan(gpu):
     test_device_arrays.test_rows_that_cannot_be_used_become_nan(gpu)
+
+
+def test_indices_on_a_gpu_that_are_out_of_range_become_nan(gpu):
+    # An item has three index bits at least, and with a gradient one more than the qubits.
+    for n_qubits in (1, 2, 5):
+        circuit = ry_rz_ladder(n_qubits, 1)
+        theta = np.linspace(0, 1, circuit.n_parameters)
+        indices = np.array([0, 2**n_qubits - 1, 2**n_qubits, 2 ** (n_qubits + 1) - 1, -1])
+        run = {"observable": "Z0", "encoding": "basis"}
+        given = gpu.wrap(theta), gpu.wrap(indices)
+        for verb in (qdp.expectation, qdp.gradient):
+            found = gpu.read(verb(circuit, *given, **run))
+            expected = verb(circuit, theta, indices[:2], **run, backend="reference")
+            assert_close(found[:2], expected, "double")
+            assert np.isnan(found[2:]).any(axis=tuple(range(1, found.ndim))).all()
+        assert np.isnan(gpu.read(qdp.state(circuit, *given, encoding="basis"))[2:]).any(1).all()
 
 
 def test_small_states_on_a_gpu(gpu):
@@ -433,6 +463,28 @@ def test_the_handle_goes_with_the_backend(machine):
     del backend
     gc.collect()
     assert not machine.streams
+
+
+def test_the_handle_is_made_and_destroyed_in_the_context_of_its_gpu(machine, monkeypatch):
+    inside, seen = [], []
+
+    @contextlib.contextmanager
+    def current():
+        inside.append(True)
+        yield
+        inside.pop()
+
+    def noting(name):
+        function = getattr(machine, name)
+        monkeypatch.setattr(
+            machine, name, lambda *given: (seen.append((name, *inside)), function(*given))[1]
+        )
+
+    noting("custatevecCreate")
+    noting("custatevecDestroy")
+    monkeypatch.setattr(machine.device, "current", current)
+    CuStateVecBackend(machine.device, machine).library.close()
+    assert seen == [("custatevecCreate", True), ("custatevecDestroy", True)]
 
 
 # Machines that lack something

@@ -9,6 +9,8 @@ there is a GPU the same bodies run on it, except those that read the emulator's 
 import contextlib
 import ctypes
 import gc
+import importlib.util
+import os
 import sys
 import types
 import weakref
@@ -29,10 +31,11 @@ from qdp.encodings import IQP, Amplitude, Angle, IQPEmbedding, ZZFeatureMap
 from qdp.errors import DeviceError
 
 pytest.importorskip("cuda.core", reason="GPU arrays are handed out by cuda.core")
-from emulator import Emulator, assert_all_is_given_back
+from emulator import Emulator, RecordingDevice, assert_all_is_given_back
 
 LARGE, SMALL = 200 * 2**10, 2048 + (16 << 4)
 STREAM = 77
+LEGACY = 1
 N_QUBITS, ROWS = 5, 4
 
 
@@ -75,6 +78,33 @@ class Producer:
     def __dlpack__(self, **options):
         self.asked.append(options)
         return self.array.__dlpack__(max_version=options.get("max_version"))
+
+
+class ReadOnly(Producer):
+    """One that says it may not be written to."""
+
+    def __dlpack__(self, **options):
+        array = self.array.view()
+        array.flags.writeable = False
+        self.asked.append(options)
+        return array.__dlpack__(max_version=options["max_version"])
+
+
+class Older(Producer):
+    """One that knows the protocol of before version 1."""
+
+    def __dlpack__(self, stream=None):
+        self.asked.append({"stream": stream})
+        return self.array.__dlpack__()
+
+
+class Copying(Producer):
+    """One that can be had as a copy only."""
+
+    def __dlpack__(self, *, copy=None, **options):
+        if copy is False:
+            raise BufferError("its memory is elsewhere")
+        return self.array.copy().__dlpack__(max_version=options["max_version"])
 
 
 class StreamProducer(Producer):
@@ -319,22 +349,72 @@ class RealInterface:
 
     @property
     def __cuda_array_interface__(self):
-        return self.array.__cuda_array_interface__
+        # torch's own is of version 2, which has no stream.
+        stream = torch.cuda.current_stream().cuda_stream or LEGACY
+        return self.array.__cuda_array_interface__ | {"stream": stream, "version": 3}
 
 
-def kinds_real():
-    found = {}
-    if torch.cuda.is_available():
-        found |= {
-            "torch": Kind("torch", lambda a: torch.as_tensor(a, device="cuda"), torch.Tensor),
-            "dlpack": Kind("dlpack", RealProducer, DeviceArray),
-            "interface": Kind("interface", RealInterface, DeviceArray),
-        }
-    with contextlib.suppress(ImportError):
-        import cupy
+def jax_of_the_gpu():
+    """JAX in double precision with GPU memory as it is needed, or None where it has no GPU."""
+    if importlib.util.find_spec("jax") is None:
+        return None
+    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
+    import jax
 
-        found["cupy"] = Kind("cupy", cupy.asarray, cupy.ndarray)
-    return found
+    jax.config.update("jax_enable_x64", True)
+    try:
+        return jax if jax.devices("gpu") else None
+    except RuntimeError:
+        return None
+
+
+def kind_real(name, backend):
+    """A kind of array on a real GPU, on the stream that its library works on in tests.
+
+    Skips where the library has no GPU, or fails where ``QDP_REQUIRE`` asks for it.
+    """
+    lane = backend.memory.lanes[0]
+    if FAKE:
+        return {
+            "dlpack": Kind("dlpack", Producer, DeviceArray, lane),
+            "stream": Kind("stream", StreamProducer, DeviceArray),
+        }[name]
+    if name == "cupy":
+        if importlib.util.find_spec("cupy") is not None:
+            import cupy
+
+            return Kind("cupy", cupy.asarray, cupy.ndarray, LEGACY)
+    elif name == "jax":
+        if jax := jax_of_the_gpu():
+            return Kind("jax", lambda a: jax.device_put(a, jax.devices("gpu")[0]), jax.Array, lane)
+    elif torch.cuda.is_available():
+        return {
+            "torch": Kind(
+                "torch", lambda a: torch.as_tensor(a, device="cuda"), torch.Tensor, LEGACY
+            ),
+            "dlpack": Kind("dlpack", RealProducer, DeviceArray, lane),
+            "interface": Kind("interface", RealInterface, DeviceArray, lane),
+        }[name]
+    required = name if name in ("cupy", "jax") else "cuda"
+    if required in os.environ.get("QDP_REQUIRE", "").split(","):
+        pytest.fail(f"QDP_REQUIRE names {required}, but there are no arrays of {name} on a GPU")
+    pytest.skip(f"there are no arrays of {name} on a GPU")
+
+
+def address_of(array):
+    """Where an array of any kind lies."""
+    cupy = sys.modules.get("cupy")
+    if isinstance(array, DeviceArray):
+        return array.address
+    if isinstance(array, torch.Tensor):
+        return array.data_ptr()
+    if isinstance(array, np.ndarray):
+        return array.ctypes.data
+    if cupy is not None and isinstance(array, cupy.ndarray):
+        return array.data.ptr
+    if hasattr(array, "unsafe_buffer_pointer"):  # JAX
+        return array.unsafe_buffer_pointer()
+    return address_of(array.array)
 
 
 class Gpu:
@@ -357,11 +437,16 @@ class Gpu:
             return result.to_numpy()
         if isinstance(result, torch.Tensor):
             return result.detach().as_subclass(torch.Tensor).cpu().numpy()
+        if self.kind.name == "jax":
+            return np.asarray(result)
         return result.array if self.emulator is not None else result.get()
 
 
 KINDS = ["torch", "cupy", "dlpack", "stream", "interface", "namespace"]
-REAL = ["cuda-torch", "cuda-cupy", "cuda-dlpack", "cuda-interface"] if "cuda" in BACKENDS else []
+# Under the fake driver of test_cuda_driver.py the memory of the GPU is the host's.
+FAKE = "fake_kernels" in sys.modules
+REAL_KINDS = ["dlpack", "stream"] if FAKE else ["torch", "cupy", "dlpack", "interface", "jax"]
+REAL = [f"cuda-{name}" for name in REAL_KINDS] if "cuda" in BACKENDS else []
 
 
 @pytest.fixture
@@ -390,12 +475,14 @@ def emulate(libraries, monkeypatch):
 
     real_view = device_arrays.strided_view
 
-    def strided_view(value, stream):
+    def strided_view(value, stream, **options):
         if isinstance(value, Interface):  # only a driver knows whose memory that is
             array = value.array
-            return types.SimpleNamespace(ptr=array.ctypes.data, shape=array.shape, strides=None,
-                                         dtype=array.dtype, device_id=0)  # fmt: skip
-        return real_view(value, stream)
+            return types.SimpleNamespace(
+                ptr=array.ctypes.data, shape=array.shape, strides=None, dtype=array.dtype,
+                device_id=0, readonly=False,
+            )  # fmt: skip
+        return real_view(value, stream, **options)
 
     streams = types.SimpleNamespace(cuda_stream=STREAM)
     monkeypatch.setattr(torch, "empty", empty)
@@ -412,21 +499,34 @@ def emulate(libraries, monkeypatch):
 def gpu(request):
     """A GPU and each kind of array on it."""
     if request.param.startswith("cuda-"):
-        kind = kinds_real().get(request.param.removeprefix("cuda-"))
-        if kind is None:
-            pytest.skip("its library is not here")
-        return Gpu(kind, engine._named_backend("cuda:0"))
-    emulate = request.getfixturevalue("emulate")
+        backend = engine._named_backend("cuda:0")
+        return Gpu(kind_real(request.param.removeprefix("cuda-"), backend), backend)
+    return emulated_gpu(request.param, request.getfixturevalue("emulate"))
+
+
+def emulated_gpu(kind, emulate):
     backend = emulate()
-    kinds = kinds_emulated(sys.modules["cupy"])
-    return Gpu(kinds[request.param], backend, backend.device)
+    return Gpu(kinds_emulated(sys.modules["cupy"])[kind], backend, backend.device)
+
+
+@pytest.fixture(params=[*KINDS, *REAL])
+def recorded(request, monkeypatch):
+    """A GPU that notes what is done to it, and each kind of array on it."""
+    if not request.param.startswith("cuda-"):
+        yield emulated_gpu(request.param, request.getfixturevalue("emulate"))
+        return
+    monkeypatch.setattr(cuda, "CudaDevice", RecordingDevice)
+    engine._named_backend.cache_clear()
+    backend = engine._named_backend("cuda:0")
+    yield Gpu(kind_real(request.param.removeprefix("cuda-"), backend), backend)
+    engine._named_backend.cache_clear()
+    backend.clear()
 
 
 @pytest.fixture(params=KINDS)
 def emulated(request, emulate):
-    """The emulated GPU alone, for tests that read its log."""
-    backend = emulate()
-    return Gpu(kinds_emulated(sys.modules["cupy"])[request.param], backend, backend.device)
+    """The emulated GPU alone, for tests that bend it to their will."""
+    return emulated_gpu(request.param, emulate)
 
 
 def problem(per_row=False, seed=3):
@@ -737,42 +837,36 @@ def on_gpu(gpu, **options):
     return circuit, gpu.wrap(parameters), gpu.wrap(inputs), gpu.wrap(states), observables
 
 
-def test_nothing_is_copied_and_all_is_queued_on_the_callers_stream(emulated):
-    log = emulated.emulator.log
-    given = on_gpu(emulated)
-    adjoint(emulated, given)
+def test_nothing_is_copied_and_all_is_queued_on_the_callers_stream(recorded):
+    log = recorded.backend.device.log
+    given = on_gpu(recorded)
+    adjoint(recorded, given)
     for method in ("adjoint", "parameter-shift"):
         run = {"inputs": given[2], "method": method}
         qdp.gradient(*given[:2], given[3], given[4], **run)
         log.clear()
         qdp.gradient(*given[:2], given[3], given[4], **run)
         what = {entry[0] for entry in log}
-        waits = emulated.kind.name in ("dlpack", "interface", "namespace")
+        waits = recorded.kind.name in ("dlpack", "interface", "namespace", "jax")
         assert what == {"allocate", "free", "launch", "order"} | (
             {"synchronize"} if waits else set()
         )
         launches = [entry for entry in log if entry[0] == "launch"]
-        assert {entry[1] for entry in launches} == {emulated.kind.stream}
+        assert {entry[1] for entry in launches} == {recorded.kind.stream}
         told = launches[0][3]
-        parameters, _, states = emulated.alive[:3]
-        assert told["parameters"] == parameters.ctypes.data
-        assert told["states"] == states.ctypes.data
+        assert told["parameters"] == address_of(given[1])
+        assert told["states"] == address_of(given[3])
         # Only the keeper waits for the run, for what is freed there later.
         orders = [entry[1:] for entry in log if entry[0] == "order"]
-        assert (emulated.backend.device.keeper, emulated.kind.stream) in orders
+        assert (recorded.backend.device.keeper, recorded.kind.stream) in orders
 
 
-def test_results_are_written_where_their_library_wants_them(emulated):
-    circuit, parameters, inputs, states, _ = on_gpu(emulated)
-    log = emulated.emulator.log
+def test_results_are_written_where_their_library_wants_them(recorded):
+    circuit, parameters, inputs, states, _ = on_gpu(recorded)
+    log = recorded.backend.device.log
     found = qdp.state(circuit, parameters, states, inputs=inputs)
     told = next(entry[3] for entry in reversed(log) if entry[0] == "launch")
-    address = {
-        "torch": lambda: found.data_ptr(),
-        "cupy": lambda: found.array.ctypes.data,
-        "namespace": lambda: found.array.ctypes.data,
-    }.get(emulated.kind.name, lambda: found.address)()
-    assert told["final_states"] == address
+    assert told["final_states"] == address_of(found)
 
 
 def test_states_are_encoded_into_a_buffer(emulated):
@@ -798,6 +892,60 @@ def test_states_are_encoded_into_a_buffer(emulated):
     with pytest.raises(TypeError, match=r"out: expected dtype complex128, complex64 on cuda:0"):
         qdp.encode(emulated.wrap(rows), "amplitude", 3, out=emulated.wrap(rows))
     emulated.emulator.synchronize_all()
+
+
+def test_buffers_that_cannot_be_written_to_are_refused(emulate):
+    emulator = emulate().device
+    rows = np.random.default_rng(1).normal(size=(3, 8))
+    expected = qdp.encode(rows, "amplitude", 3, backend="reference")
+
+    def encode_into(kind):
+        buffer = np.zeros((3, 8), complex)
+        out = kind(buffer)
+        try:
+            assert qdp.encode(StreamProducer(rows), "amplitude", out=out) is out
+        finally:
+            emulator.synchronize_all()
+        return buffer, out.asked
+
+    buffer, asked = encode_into(Producer)
+    assert_close(buffer, expected, "double")
+    assert asked[0]["copy"] is False
+    buffer, asked = encode_into(Older)
+    assert_close(buffer, expected, "double")
+    assert asked == [{"stream": STREAM}]
+    with pytest.raises(ValueError, match=r"out: expected an array that may be .* got a read-only"):
+        encode_into(ReadOnly)
+    with pytest.raises(TypeError, match=r"out: Copying on cuda:0 .* in place .*elsewhere"):
+        encode_into(Copying)
+    # What is only read may be either.
+    found = qdp.encode(ReadOnly(rows), "amplitude")
+    assert_close(found.to_numpy(), expected, "double")
+    assert_close(qdp.encode(Copying(rows), "amplitude").to_numpy(), expected, "double")
+
+
+def test_pinned_arrays_may_be_changed_after_the_call(emulate):
+    emulator = emulate().device
+    circuit, parameters, inputs, states, observables = problem()
+    expected = qdp.expectation(
+        circuit, parameters, states, observables, inputs=inputs, backend="reference"
+    )
+    pinned = []
+
+    def pin(array):
+        pinned.append(emulator.pin(array.nbytes))
+        copy = pinned[-1].view(array.dtype).reshape(array.shape)
+        copy[...] = array
+        return copy
+
+    given = pin(parameters), pin(states)
+    found = qdp.expectation(circuit, *given, observables, inputs=StreamProducer(inputs))
+    for array in given:
+        array[...] = np.nan
+    weight = max(one.weight for one in observables)
+    assert_close(found.to_numpy(), expected, "double", weight, 40 * len(circuit.operations))
+    for buffer in pinned:
+        emulator.unpin(buffer)
 
 
 def test_producers_are_told_the_stream(emulate):
@@ -1292,6 +1440,34 @@ def test_the_fidelity_kernel_is_differentiable(tensors):
     assert torch.autograd.gradcheck(kernel, (requiring(states),), **check)
     states[1] *= 2
     assert np.isnan(kernel(requiring(states)).detach().numpy()).sum() == 5
+
+
+# What stands for a real GPU
+
+
+@pytest.mark.parametrize(("name", "needs"), [("torch", "cuda"), ("jax", "jax")])
+def test_a_gpu_that_is_required_is_not_skipped(monkeypatch, name, needs):
+    if FAKE:
+        pytest.skip("here the kinds of a real GPU are others")
+    backend = types.SimpleNamespace(memory=types.SimpleNamespace(lanes=(5, 6)))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setitem(globals(), "jax_of_the_gpu", lambda: None)
+    monkeypatch.setenv("QDP_REQUIRE", f"cpu,{needs}")
+    with pytest.raises(pytest.fail.Exception, match=f"QDP_REQUIRE names {needs}, but .*{name}"):
+        kind_real(name, backend)
+    monkeypatch.setenv("QDP_REQUIRE", "cpu")
+    with pytest.raises(pytest.skip.Exception, match=f"no arrays of {name}"):
+        kind_real(name, backend)
+
+
+def test_the_interface_of_a_real_gpu_is_one_that_is_read(monkeypatch):
+    array = object.__new__(RealInterface)
+    array.array = types.SimpleNamespace(__cuda_array_interface__={"version": 2, "shape": (3,)})
+    for handle, stream in ((0, 1), (9, 9)):
+        current = types.SimpleNamespace(cuda_stream=handle)
+        monkeypatch.setattr(torch.cuda, "current_stream", lambda current=current: current)
+        expected = {"version": 3, "shape": (3,), "stream": stream}
+        assert array.__cuda_array_interface__ == expected
 
 
 # What is refused

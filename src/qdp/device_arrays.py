@@ -10,6 +10,7 @@ looked at only where the caller has imported it already.
 from __future__ import annotations
 
 import math
+import re
 import sys
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
@@ -27,6 +28,8 @@ _CUDA = (2, 13)
 # The legacy default stream, which the driver and torch also call 0 and DLPack only 1.
 _LEGACY_STREAM = 1
 _REAL = (np.float32, np.float64)
+# The first whose views heed where in its memory an array of DLPack begins.
+_OLDEST_CUDA_CORE = (1, 2)
 # What may stand beside arrays of any device.
 _NEUTRAL = (np.ndarray, np.generic, list, tuple, float, int, str)
 
@@ -44,8 +47,11 @@ class Memory(Protocol):
     def allocate(self, n_bytes: int, stream: int) -> tuple[int, Any]:
         """Return the address of new memory and what keeps it."""
 
+    def is_pinned(self, array: Array) -> bool:
+        """Tell whether a host array is read only when its copy's turn comes."""
+
     def upload(self, address: int, array: Array, stream: int) -> None:
-        """Queue a copy from the host; the array may be changed afterwards."""
+        """Queue a copy from the host; the array may be changed at once if not pinned."""
 
     def download(self, array: Array, address: int, stream: int) -> None:
         """Queue a copy to the host."""
@@ -146,6 +152,9 @@ class DeviceArray:
         copy: bool | None = None,
     ) -> Any:
         """Export by DLPack; see the array API standard for what the arguments mean.
+
+        The memory is given back when the capsule's deleter is called, behind what this array's own
+        stream had to do. A consumer keeps the capsule until its own stream is done with it.
 
         Raises:
             ValueError: stream 0, which could be either default stream.
@@ -266,15 +275,19 @@ class Target:
         """Take float32, float64, complex64 or complex128 numbers; see ``take``."""
         return self.take(value, name, NATIVE_DTYPES)
 
-    def take(self, value: Any, name: str, dtypes: Sequence[Any]) -> DeviceArray:
+    def take(
+        self, value: Any, name: str, dtypes: Sequence[Any], *, writable: bool = False
+    ) -> DeviceArray:
         """Return the very memory of an array on this GPU, safe to use on the stream.
 
         Raises:
             TypeError: another dtype, or nothing that can be read.
-            ValueError: not C-contiguous.
+            ValueError: not C-contiguous; read-only where it is to be ``writable``.
         """
-        found = self._torch(value, name) if is_torch(value) else self._view(value, name)
-        address, shape, strides, dtype, owner = found
+        if is_torch(value):
+            address, shape, strides, dtype, owner = self._torch(value, name)
+        else:
+            address, shape, strides, dtype, owner = self._view(value, name, writable)
         if dtype is None or dtype not in dtypes:
             expected = ", ".join(np.dtype(one).name for one in dtypes)
             raise TypeError(
@@ -314,7 +327,9 @@ class Target:
         array = np.asarray(array, order="C")
         result = self.empty(array.shape, array.dtype)
         if array.nbytes:
-            self.memory.upload(result.address, array, self.stream)
+            # The caller may change it as soon as the call returns.
+            source = array.copy() if self.memory.is_pinned(array) else array
+            self.memory.upload(result.address, source, self.stream)
             # It may be given back before anything else is queued.
             self.memory.order(self.stream, self.memory.keeper)
         return result
@@ -351,21 +366,22 @@ class Target:
         strides = tuple(tensor.stride())
         return int(tensor.data_ptr()), tuple(tensor.shape), strides, dtype, tensor
 
-    def _view(self, value: Any, name: str) -> tuple[int, tuple[int, ...], Any, Any, Any]:
+    def _view(
+        self, value: Any, name: str, writable: bool
+    ) -> tuple[int, tuple[int, ...], Any, Any, Any]:
         if isinstance(value, DeviceArray) and value.stream == self.stream:
             return value.address, value.shape, None, value.dtype, value
         # Memory of our own is given back behind all that uses it, CuPy's on its current stream.
         own = isinstance(value, DeviceArray) or self.name == "cupy"
         self.waits |= not own and _stream_of(value) != self.stream
-        try:
-            with self.memory.current():
-                view = strided_view(value, self.stream)
-            dtype = view.dtype
-        except (BufferError, NotImplementedError, RuntimeError, TypeError, ValueError) as error:
-            raise TypeError(
-                f"{name}: {type(value).__name__} on cuda:{self.place.ordinal} could not be read "
-                f"through DLPack or __cuda_array_interface__ ({error})"
-            ) from error
+        what = f"{type(value).__name__} on cuda:{self.place.ordinal}"
+        with self.memory.current():
+            view, dtype = _viewed(value, f"{name}: {what}", self.stream, writable=writable)
+        if writable and view.readonly:
+            raise ValueError(
+                f"{name}: expected an array that may be written to, got a read-only {what}; pass a "
+                "copy, or let the result be made"
+            )
         return int(view.ptr), tuple(view.shape), view.strides, dtype, view
 
 
@@ -398,7 +414,7 @@ def place_of(**values: object) -> Place | None:
     for name, value in values.items():
         if value is None or isinstance(value, _NEUTRAL):
             continue
-        ordinal = _ordinal_of(value)
+        ordinal = _ordinal_of(value, name)
         if ordinal is not None:
             places[name] = _place(value, ordinal)
         elif is_torch(value) or hasattr(value, "__dlpack__"):
@@ -427,15 +443,50 @@ def place_of(**values: object) -> Place | None:
     return found
 
 
-def strided_view(value: Any, stream: int) -> Any:
-    """Return cuda.core's view of a DLPack producer or ``__cuda_array_interface__``."""
+def strided_view(value: Any, stream: int, *, writable: bool = False) -> Any:
+    """Return cuda.core's view of a DLPack producer or ``__cuda_array_interface__``.
+
+    A producer whose memory is to be ``writable`` is told to refuse rather than to copy.
+    """
     view = _strided_memory_view()
     if hasattr(value, "__dlpack__"):
-        return view.from_dlpack(value, stream_ptr=stream)
+        producer = _Uncopied(value) if writable else value
+        return view.from_dlpack(producer, stream_ptr=stream)
     return view.from_cuda_array_interface(value, stream_ptr=stream)
 
 
-def _ordinal_of(value: object) -> int | None:
+class _Uncopied:
+    """A DLPack producer that is asked for nothing but its own memory; cuda.core leaves it free."""
+
+    def __init__(self, producer: Any) -> None:
+        self._producer = producer
+
+    def __dlpack_device__(self) -> Any:
+        return self._producer.__dlpack_device__()
+
+    def __dlpack__(self, **options: Any) -> Any:
+        try:
+            return self._producer.__dlpack__(**options, copy=False)
+        except TypeError:
+            # One from before the argument was in the protocol, which then had no copies.
+            return self._producer.__dlpack__(**options)
+
+
+def _viewed(value: Any, what: str, stream: int, *, writable: bool = False) -> tuple[Any, Any]:
+    """Return cuda.core's view and the dtype; TypeError with the reason where there is none."""
+    try:
+        view = strided_view(value, stream, writable=writable)
+        return view, view.dtype
+    except (BackendUnavailable, MemoryError):
+        raise
+    except Exception as error:
+        raise TypeError(
+            f"{what} could not be read in place through DLPack or version 3 of "
+            f"__cuda_array_interface__ ({error}); pass a copy that can, such as torch's or CuPy's"
+        ) from error
+
+
+def _ordinal_of(value: object, name: str = "array") -> int | None:
     if isinstance(value, DeviceArray):
         return value.ordinal
     if is_torch(value):
@@ -446,7 +497,8 @@ def _ordinal_of(value: object) -> int | None:
         return int(ordinal) if int(kind) in _CUDA else None
     if hasattr(value, "__cuda_array_interface__"):
         # The interface doesn't tell the device; the driver knows whose memory it is.
-        return int(strided_view(value, -1).device_id)
+        view, _ = _viewed(value, f"{name}: {type(value).__name__}", -1)
+        return int(view.device_id)
     return None
 
 
@@ -483,12 +535,31 @@ def _is_contiguous(shape: tuple[int, ...], strides: Sequence[int] | None) -> boo
     return True
 
 
-def _strided_memory_view() -> Any:
+def cuda_core(needed_by: str) -> Any:
+    """Return the module cuda.core; messages begin with ``needed_by``, as "backend 'cuda' needs".
+
+    Raises:
+        BackendUnavailable: it can't be imported, or is too old.
+    """
+    oldest = ".".join(map(str, _OLDEST_CUDA_CORE))
     try:
-        from cuda.core import utils
+        import cuda.core as core
     except ImportError as error:
         raise BackendUnavailable(
-            f"arrays in a GPU's memory need cuda.core, which can't be imported ({error}); install "
+            f"{needed_by} cuda.core {oldest} or newer, which can't be imported ({error}); install "
             "it with: pip install 'qdp[cuda]'"
         ) from error
+    version = str(core.__version__)
+    if tuple(map(int, re.findall(r"\d+", version)[:2])) < _OLDEST_CUDA_CORE:
+        raise BackendUnavailable(
+            f"{needed_by} cuda.core {oldest} or newer, got {version}; update it with: "
+            "pip install --upgrade 'qdp[cuda]'"
+        )
+    return core
+
+
+def _strided_memory_view() -> Any:
+    cuda_core("arrays in a GPU's memory need")
+    from cuda.core import utils
+
     return utils.StridedMemoryView

@@ -613,7 +613,8 @@ def encode(
 
     Raises:
         TypeError: features not numeric, or complex where real is expected; ``out`` not complex.
-        ValueError: features that the encoding refuses, an ``out`` of another shape or layout.
+        ValueError: features that the encoding refuses, an ``out`` of another shape or layout or
+            that is read-only.
         MemoryError: the states would not fit into the memory available.
         BackendUnavailable: the backend can't run here.
 
@@ -1142,7 +1143,7 @@ def _encode_on_device(
     encodings.require_qubit_count(n_qubits)
     filled = None
     if out is not None:
-        filled = _known(target.take(out, "out", (np.complex128, np.complex64)))
+        filled = _known(target.take(out, "out", (np.complex128, np.complex64), writable=True))
         given = _precision(None, filled)
         if precision not in (None, given):
             raise ValueError(f"precision: expected {given!r}, that of out, got {precision!r}")

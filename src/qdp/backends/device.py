@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from qdp import memory
 from qdp.arrays import Array
 from qdp.backends.base import Precision
-from qdp.device_arrays import DeviceArray
+from qdp.device_arrays import DeviceArray, cuda_core
 from qdp.errors import BackendUnavailable, DeviceError
 
 P = ParamSpec("P")
@@ -37,6 +37,7 @@ KERNELS = Path(__file__).parent / "kernels"
 _TYPES = {"double": "double", "single": "float"}
 _OLDEST_DRIVER = 12000
 _FEWER = "pass fewer rows at a time, or precision='single'"
+_NEEDS = "backend 'cuda' needs"
 _REMEDY = "; pass backend='cpu', or arrays in the CPU's memory"
 
 
@@ -77,6 +78,10 @@ class Device(ABC):
     @abstractmethod
     def unpin(self, buffer: NDArray[np.uint8]) -> None:
         """Give host memory back, of which no copy is under way."""
+
+    @abstractmethod
+    def is_pinned(self, array: Array) -> bool:
+        """Tell whether copies of a host array run beside the host, which may then not change it."""
 
     @abstractmethod
     def upload(self, address: int, array: Array, stream: int) -> None:
@@ -248,13 +253,8 @@ def compile_kernels(precision: Precision, architecture: str) -> bytes:
         BackendUnavailable: cuda.core or NVRTC is missing.
         DeviceError: NVRTC refuses the source, with its own text.
     """
-    core = _cuda_core()
-    options = core.ProgramOptions(
-        std="c++17",
-        arch=architecture,
-        include_path=str(KERNELS),
-        define_macro=("REAL", _TYPES[precision]),
-    )
+    core = cuda_core(_NEEDS)
+    options = core.ProgramOptions(**_options(precision, architecture), include_path=str(KERNELS))
     try:
         compiled = core.Program(kernel_source(), "c++", options).compile("cubin")
     except Exception as error:
@@ -267,17 +267,25 @@ def compile_kernels(precision: Precision, architecture: str) -> bytes:
     return bytes(compiled.code)
 
 
+def _options(precision: Precision, architecture: str) -> dict[str, Any]:
+    """Return what the kernels are compiled with, besides where their text lies."""
+    return {"std": "c++17", "arch": architecture, "define_macro": ("REAL", _TYPES[precision])}
+
+
+def _kernel_folder() -> Path:
+    base = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    return Path(base) / "qdp" / "kernels"
+
+
 def cached_kernels(precision: Precision, architecture: str, folder: Path | None = None) -> bytes:
     """Return the compiled kernels, from the folder of those compiled before if they are there.
 
-    The name of a file tells source, element type, compiler and architecture. ``folder`` None is
+    The name of a file tells source, options, compiler and architecture. ``folder`` None is
     ``qdp/kernels`` in the user's cache folder; one that can't be written to is done without.
     """
-    if folder is None:
-        base = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
-        folder = Path(base) / "qdp" / "kernels"
+    folder = _kernel_folder() if folder is None else folder
     sources = kernel_source() + (KERNELS / "phases.h").read_text(encoding="utf-8")
-    key = f"{sources}\0{precision}\0{_compiler_version()}\0{architecture}"
+    key = f"{sources}\0{_options(precision, architecture)!r}\0{_compiler_version()}"
     path = folder / f"{hashlib.sha256(key.encode()).hexdigest()}.cubin"
     with contextlib.suppress(OSError):
         return path.read_bytes()
@@ -293,17 +301,6 @@ def cached_kernels(precision: Precision, architecture: str, folder: Path | None 
             # A full disk costs a compilation in each process, and nothing else.
             os.unlink(name)
     return code
-
-
-def _cuda_core() -> Any:
-    try:
-        import cuda.core as core
-    except ImportError as error:
-        raise BackendUnavailable(
-            f"backend 'cuda' needs cuda.core, which can't be imported ({error}); install it with: "
-            "pip install 'qdp[cuda]'"
-        ) from error
-    return core
 
 
 def _compiler_version() -> str:
@@ -340,11 +337,12 @@ class CudaDevice(Device):
     """GPU number ``ordinal``, through cuda.core and the driver.
 
     Raises:
-        BackendUnavailable: cuda.core, the driver or the GPU is missing, or the driver too old.
+        BackendUnavailable: cuda.core, NVRTC, the driver or the GPU is missing, or one is too old
+            for another.
     """
 
     def __init__(self, ordinal: int = 0) -> None:
-        core = _cuda_core()
+        core = cuda_core(_NEEDS)
         from cuda.bindings import driver
 
         self._driver = driver
@@ -429,6 +427,16 @@ class CudaDevice(Device):
         self._checked("cuMemFreeHost", buffer.ctypes.data)
 
     @_in_context
+    def is_pinned(self, array: Array) -> bool:
+        """Tell whether the driver knows a host array's memory: copies may read it later then.
+
+        Memory that it does not know is an error to it; any other error comes back with the copy.
+        """
+        attribute = self._driver.CUpointer_attribute.CU_POINTER_ATTRIBUTE_MEMORY_TYPE
+        status = self._driver.cuPointerGetAttribute(attribute, array.ctypes.data)[0]
+        return int(status) == 0
+
+    @_in_context
     def upload(self, address: int, array: Array, stream: int) -> None:
         """Queue a copy of a C-contiguous host array, which is read at once if not pinned."""
         self._checked("cuMemcpyHtoDAsync", address, array.ctypes.data, array.nbytes, stream)
@@ -494,8 +502,15 @@ class CudaDevice(Device):
     def _kernel(self, precision: Precision, name: str) -> Any:
         if (precision, name) not in self._kernels:
             architecture = f"sm_{self._device.arch}"
-            code = self._core.ObjectCode.from_cubin(cached_kernels(precision, architecture))
-            found = code.get_kernel(name)
+            code = cached_kernels(precision, architecture)
+            try:
+                found = self._core.ObjectCode.from_cubin(code).get_kernel(name)
+            except Exception as error:
+                raise DeviceError(
+                    f"loading {name} onto cuda:{self.ordinal}, compiled for {architecture}: "
+                    f"{error}; update the driver, or delete {_kernel_folder()}, of which a file may "
+                    "be damaged"
+                ) from error
             attribute = self._driver.CUfunction_attribute
             self._checked(
                 "cuKernelSetAttribute",
@@ -533,4 +548,11 @@ def _require_gpu(driver: Any, ordinal: int) -> None:
         raise BackendUnavailable(
             f"backend 'cuda:{ordinal}': expected the number of one of {count} GPUs, from 0"
             + _REMEDY
+        )
+    compiler = _compiler_version()
+    if version // 1000 < int(compiler.partition(".")[0]):
+        raise BackendUnavailable(
+            f"backend 'cuda': expected a driver for the CUDA of NVRTC {compiler}, which compiles "
+            f"the kernels, or newer, got one for CUDA {version // 1000}.{version % 1000 // 10}; "
+            "update the driver, or install the cuda-core and NVRTC of its CUDA"
         )
