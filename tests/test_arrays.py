@@ -6,6 +6,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from tolerance import assert_close
 
 import qdp
 from qdp import arrays
@@ -97,6 +98,23 @@ def test_the_same_kind_comes_out(wrap):
     result = qdp.expectation(circuit, np.zeros(4), states, "Z0", backend="reference")
     assert type(result) is type(states)
     np.testing.assert_allclose(arrays.to_numpy(result, "result"), [1, 1, -1, -1])
+
+
+def test_results_of_blocks_are_joined_by_jax(monkeypatch):
+    jax = pytest.importorskip("jax")
+    monkeypatch.setattr(qdp.cache, "_CHUNK_BYTES", 200)
+    rows = np.random.default_rng(2).normal(size=(7, 8))
+    cache = qdp.StateCache(None)
+    cache.encode_all(rows, encoding="amplitude", n_qubits=3)
+    assert len(list(cache.blocks(3))) > 1
+    circuit = qdp.ansatz.ry_rz_ladder(3, 1)
+    theta = np.linspace(0, 1, circuit.n_parameters, dtype=np.float32)
+    found = qdp.expectation(circuit, jax.numpy.asarray(theta), cache, "Z0", precision="single")
+    assert isinstance(found, jax.Array)
+    expected = qdp.expectation(
+        circuit, theta, rows, "Z0", encoding="amplitude", backend="reference"
+    )
+    assert_close(np.asarray(found), expected, "single")
 
 
 def test_jax_arrays_come_out_as_jax_arrays():

@@ -162,7 +162,11 @@ def _joined(results: list[Any]) -> Any:
         return device_arrays.joined(results)
     if arrays.is_torch(results[0]):
         return sys.modules["torch"].cat(results)
-    return np.concatenate(results)
+    place = device_arrays.place_of(results=results[0])
+    if place is not None and place.library == "cupy":
+        return place.module.concatenate(results)
+    # The array API standard's way to any other library: NumPy, JAX.
+    return results[0].__array_namespace__().concat(results)
 
 
 @_block_by_block

@@ -524,7 +524,8 @@ class CuStateVecBackend(DeviceBackend):
             self.device = device if isinstance(device, Device) else CudaDevice(device)
         except BackendUnavailable as error:
             raise BackendUnavailable(f"backend 'custatevec': {error}") from error
-        self.library = CuStateVec(functions, self.device.current)
+        with self.device.current():
+            self.library = CuStateVec(functions)
         self._kernels = CudaBackend(self.device)
         self._lock = threading.Lock()
 
@@ -712,7 +713,7 @@ class CuStateVecBackend(DeviceBackend):
         return found
 
     def _known(self, circuit: Circuit, batch: Batch) -> Batch:
-        """Return the batch with angles and indices on the host, an encoding's among the inputs."""
+        """Return the batch with its angles on the host, those of an encoding among the inputs."""
         if batch.target is None:
             return batch
         columns: list[Array] = []
@@ -722,14 +723,8 @@ class CuStateVecBackend(DeviceBackend):
         if batch.encoding is not None and batch.features is not None:
             turns = batch.encoding.angles(self._host(batch, batch.features), circuit.n_qubits)
             columns.append(np.broadcast_to(turns, (batch.rows, turns.shape[1])))
-        indices = batch.indices
-        if indices is not None:
-            # An item may have more index bits than the circuit, and the kernel knows the item's.
-            indices = self._host(batch, indices)
-            indices = np.where(indices < 2**circuit.n_qubits, indices, -1)
         return replace(
             batch,
-            indices=indices,
             parameters=self._host(batch, batch.parameters).astype(np.float64),
             inputs=np.concatenate(columns, axis=1).astype(np.float64) if columns else None,
             features=None,

@@ -508,7 +508,7 @@ class CudaDevice(Device):
             except Exception as error:
                 raise DeviceError(
                     f"loading {name} onto cuda:{self.ordinal}, compiled for {architecture}: "
-                    f"{error}; update the driver, or delete {_kernel_folder()}, of which a file may "
+                    f"{error}; update the driver, or delete {_kernel_folder()}, where a file may "
                     "be damaged"
                 ) from error
             attribute = self._driver.CUfunction_attribute
