@@ -115,7 +115,18 @@ class StreamProducer(Producer):
 
 
 class Arithmetic(Producer):
-    """One of a library that computes, as far as a variance needs it."""
+    """One of a library that computes, as far as variances and runs over blocks need it."""
+
+    @property
+    def shape(self):
+        return self.array.shape
+
+    @property
+    def ndim(self):
+        return self.array.ndim
+
+    def __len__(self):
+        return len(self.array)
 
     def reshape(self, shape):
         return type(self)(self.array.reshape(shape))
@@ -182,10 +193,6 @@ def stand_in_for_cupy(alive):
         @property
         def data(self):
             return types.SimpleNamespace(ptr=self.array.ctypes.data)
-
-        @property
-        def shape(self):
-            return self.array.shape
 
     def empty(shape, dtype):
         array = unwritten(shape, dtype)

@@ -102,7 +102,7 @@ def test_gradients_on_a_gpu(name, method):
     case = statevector.make_case(6, observable="sum-z", method=method)
     features = statevector.make_features(5, 50)
     if name.startswith("jax"):
-        # In a process of its own, since in this one JAX may have been told to keep to the processor.
+        # In a process of its own: in this one JAX may have been told to keep to the processor.
         (leg,) = run_size(case, features, [name], Settings(0, 1, 60.0))
         if leg.status in ("unsupported", "skipped"):
             pytest.skip(leg.reason)
