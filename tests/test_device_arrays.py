@@ -532,9 +532,11 @@ def recorded(request, monkeypatch):
     monkeypatch.setattr(cuda, "CudaDevice", RecordingDevice)
     engine._named_backend.cache_clear()
     backend = engine._named_backend("cuda:0")
-    yield Gpu(kind_real(request.param.removeprefix("cuda-"), backend), backend)
-    engine._named_backend.cache_clear()
-    backend.clear()
+    try:
+        yield Gpu(kind_real(request.param.removeprefix("cuda-"), backend), backend)
+    finally:
+        engine._named_backend.cache_clear()
+        backend.clear()
 
 
 @pytest.fixture(params=KINDS)
