@@ -28,10 +28,7 @@ from numpy.typing import NDArray
 from benchmark.core.cases import ladder_source, observable_diagonal
 from benchmark.core.contenders.base import EncodedOnce, Gradients, even_groups
 from benchmark.core.contenders.gpu import OnGpu, torch_problem
-
-# cudaDataType_t and custatevecComputeType_t of the two precisions (library_types.h, custatevec.h).
-_DATA_TYPES = {"double": 5, "single": 4}
-_COMPUTE_TYPES = {"double": 16, "single": 4}
+from qdp.backends.custatevec_library import COMPUTE_TYPES, DATA_TYPES
 
 Matrices = NDArray[Any]
 
@@ -175,8 +172,8 @@ class CuStateVec(OnGpu, EncodedOnce):
     def apply(self, states: Any, group: Group, matrix: Matrices, *, adjoint: bool = False) -> None:
         """Apply a group's matrix to all states, in place."""
         library, n_qubits = self.library, self.case.n_qubits
-        data = _DATA_TYPES[self.case.precision]
-        compute = _COMPUTE_TYPES[self.case.precision]
+        data = DATA_TYPES[self.case.precision]
+        compute = COMPUTE_TYPES[self.case.precision]
         matrix = np.ascontiguousarray(matrix, self.case.complex_dtype)
         # Index bits count from the least significant, and the first target is that of the matrix.
         targets = [n_qubits - 1 - qubit for qubit in reversed(group.qubits)]
