@@ -9,12 +9,12 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from custatevec_emulation import EmulatedLibrary
 
 from benchmark import custatevec
 from benchmark.batched_execution import us
 from benchmark.core.records import Leg, newest_whole, read_lines
 from benchmark.custatevec import ENGINES, NOT_YET, PATHS, Paths
-from custatevec_emulation import EmulatedLibrary
 from qdp.backends import custatevec_library
 from qdp.errors import BackendUnavailable, DeviceError
 

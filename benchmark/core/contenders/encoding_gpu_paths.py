@@ -23,7 +23,6 @@ from benchmark.core.contenders.encoding_paths import (
 )
 from benchmark.core.contenders.gpu import OnGpu, torch_problem
 from benchmark.core.contenders.qdp_paths import backend_problem
-from benchmark.core.document import number
 
 # Rows that travel back; the runner's check compares fewer.
 RETURNED_ROWS = 64
@@ -57,7 +56,7 @@ class GpuEncoder(OnGpu, Encoder):
 
     def details(self) -> dict[str, str]:
         """Name the time of a call for one row: what a call takes that does next to nothing."""
-        return {**super().details(), "one_row_us": number(self.one_row_us, 4)}
+        return {**super().details(), "one_row_us": f"{self.one_row_us:.4g}"}
 
     def given(self) -> Features:
         """Return the rows as the library takes them."""

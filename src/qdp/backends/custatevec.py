@@ -721,8 +721,8 @@ class CuStateVecBackend(DeviceBackend):
             return batch
         indices = batch.indices
         if indices is not None:
-            indices = self._host(batch, indices)
-            indices = np.where(indices >> circuit.n_qubits == 0, indices, -1)
+            given = self._host(batch, indices).astype(np.int64)
+            indices = np.where(given >> circuit.n_qubits == 0, given, -1)
         columns: list[Array] = []
         if batch.inputs is not None:
             own = self._host(batch, batch.inputs).reshape(-1, batch.inputs.shape[-1])

@@ -219,7 +219,7 @@ class CuStateVec:
         handle = (c_void_p * 1)()
         with current():
             self._call("custatevecCreate", handle)
-        self._handle = handle[0]
+        self._handle = int(handle[0] or 0)
         self._finalizer = weakref.finalize(self, _destroy, functions, self._handle, current)
 
     def close(self) -> None:
