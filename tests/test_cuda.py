@@ -293,6 +293,80 @@ def test_chunks_give_the_same_bits(emulated):
     assert np.array_equal(again, shifted)
 
 
+def test_rows_are_looked_at_as_they_are_loaded(emulated, precision):
+    rng = np.random.default_rng(14)
+    circuit = ry_rz_ladder(6, 1)
+    theta, features = rng.normal(size=12), rng.normal(size=(5, 50))
+    # Too small and too large for their squares: right, but seen as doubtful by the device.
+    features[1] *= 1e-170
+    features[3] *= 1e200
+    run = {"backend": emulated, "precision": precision}
+    unit = rng.normal(size=(5, 50))
+    unit /= np.linalg.norm(unit, axis=1, keepdims=True)
+    for encoding, given in (
+        (encodings.Amplitude(), features),
+        (encodings.Amplitude(normalize=False), unit),
+    ):
+        expected = qdp.encode(given, encoding, 6, backend="reference")
+        assert_close(qdp.encode(given, encoding, 6, **run), expected, precision)
+        wanted = qdp.expectation(circuit, theta, expected, "Z0", backend="reference")
+        found = qdp.expectation(circuit, theta, given, "Z0", encoding=encoding, **run)
+        assert_close(found, wanted, precision)
+        for value in (0.0, np.nan):
+            bad = given.copy()
+            bad[4] = value
+            with pytest.raises(ValueError, match=r"amplitude encoding: expected.*row 4"):
+                qdp.encode(bad, encoding, 6, **run)
+            with pytest.raises(ValueError, match=r"amplitude encoding: expected.*row 4"):
+                qdp.expectation(circuit, theta, bad, "Z0", encoding=encoding, **run)
+    states = random_states(4, 6, rng)
+    states[2] *= 1 + 1e-3
+    with pytest.raises(ValueError, match=r"states: expected .*row 2"):
+        qdp.gradient(circuit, theta, states, "Z0", **run)
+
+
+def test_no_pass_over_the_rows_comes_before_the_run(emulated, monkeypatch):
+    def fail(*arguments):
+        raise AssertionError("looked at on the host")
+
+    monkeypatch.setattr("qdp.arrays.row_norms", fail)
+    features = np.random.default_rng(15).normal(size=(4, 30))
+    found = qdp.encode(features, "amplitude", 5, backend=emulated)
+    assert_close(np.linalg.norm(found, axis=1), np.ones(4), "double")
+    found = qdp.expectation(Circuit(5), [], features, "Z0", encoding="amplitude", backend=emulated)
+    assert np.isfinite(found).all()
+
+
+def test_pinned_rows_and_results_are_copied_straight(emulated, monkeypatch):
+    monkeypatch.setattr("qdp.backends.cuda._STAGED_BYTES", 3 * (30 * 8 + 32 * 16))
+    numbers = np.random.default_rng(16).normal(size=(10, 30))
+    features = emulated.device.pin(numbers.nbytes).view(np.float64).reshape(numbers.shape)
+    features[...] = numbers
+    out = emulated.device.pin(10 * 32 * 16).view(np.complex128).reshape(10, 32)
+    expected = qdp.encode(numbers, "amplitude", 5, backend="reference")
+    copied = []
+    monkeypatch.setattr(device, "copy_in_parts", lambda target, source: (
+        copied.append(source.size), target.__setitem__(..., source)))  # fmt: skip
+    assert qdp.encode(features, "amplitude", 5, out=out, backend=emulated) is out
+    assert_close(out, expected, "double")
+    assert max(copied, default=0) < 30
+    found = qdp.encode(numbers, "amplitude", 5, backend=emulated)
+    assert_close(found, expected, "double")
+    assert max(copied) == 3 * 32
+    for array in (features, out):
+        emulated.device.unpin(array.reshape(-1).view(np.uint8))
+
+
+def test_large_copies_on_the_host_are_cut(monkeypatch):
+    monkeypatch.setattr(device, "_COPY_BYTES", 64)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: range(3))
+    source = np.arange(70.0).reshape(7, 10)
+    whole = np.zeros((7, 20))
+    device.copy_in_parts(whole[:, ::2], source)
+    assert np.array_equal(whole[:, ::2], source)
+    assert not whole[:, 1::2].any()
+
+
 def test_what_cannot_fit_is_refused(emulated):
     circuit, batch, observables = problem("ladder", 5, "zero", False)
     emulated.device._free = 1000

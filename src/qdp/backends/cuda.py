@@ -240,6 +240,7 @@ class CudaBackend(DeviceBackend):
     """
 
     name = "cuda"
+    checks_rows = True
     prepares = True
 
     def __init__(self, device: int | Device = 0) -> None:
@@ -425,7 +426,10 @@ class CudaBackend(DeviceBackend):
         *,
         apply_frame: bool = False,
     ) -> None:
-        """Run all rows, in chunks that fit into half of the free memory, both lanes together."""
+        """Run all rows, in chunks that fit into half of the free memory, both lanes together.
+
+        Rows that nobody looked at are refused once all have run.
+        """
         itemsize = np.dtype(batch.complex_dtype).itemsize
         tile_bits = self._tile_bits(circuit.n_qubits, itemsize, 2 if outputs.gradient else 1)
         prune = batch.prune and not apply_frame
@@ -458,6 +462,7 @@ class CudaBackend(DeviceBackend):
             if batch.rows > staged:
                 # Two chunks are under way at a time, with as many evaluations at once as fit.
                 self._run_staged(run, batch, outputs, staged, max(1, room // (2 * staged)))
+                self._recheck(run, circuit, observables, batch, outputs, apply_frame)
                 return
         stream = self.device.lanes[0] if batch.target is None else batch.target.stream
         evaluations = max(1, room // min(rows, max(1, batch.rows)))
@@ -470,6 +475,27 @@ class CudaBackend(DeviceBackend):
                     run.queue(arena, chunk, results, evaluations)
         if batch.target is None or batch.target.waits:
             self.device.synchronize(stream)
+        self._recheck(run, circuit, observables, batch, outputs, apply_frame)
+
+    def _recheck(
+        self,
+        run: _Chunks,
+        circuit: Circuit,
+        observables: tuple[Observable, ...],
+        batch: Batch,
+        outputs: _Outputs,
+        apply_frame: bool,
+    ) -> None:
+        """Look at rows of which the device refused one, and run those that are right after all."""
+        if batch.recheck is None or not any(flag[0] for flag in run.refusals):
+            return
+        batch.recheck()
+        states = batch.states
+        if batch.normalize:
+            chosen = Amplitude()
+            states = chosen.in_safe_range(*chosen.validate_with_norms(states, circuit.n_qubits))
+        checked = replace(batch, states=states, recheck=None)
+        self._run(circuit, observables, checked, outputs, apply_frame=apply_frame)
 
     def _run_staged(
         self, run: _Chunks, batch: Batch, outputs: _Outputs, rows: int, evaluations: int
@@ -509,13 +535,6 @@ class CudaBackend(DeviceBackend):
                 self.device.unpin(self._pinned.pop(0))
 
     def _fill_amplitudes(self, encoding: Amplitude, features: Array, out: Array) -> bool:
-        if not encoding.normalize:
-            norms = np.sqrt((np.abs(features.astype(np.complex128)) ** 2).sum(axis=1))
-            if not (np.abs(norms - 1) < norm_tolerance(features)).all():
-                return False
-        else:
-            checked, norms = encoding.validate_with_norms(features, _qubits_of(out))
-            features = encoding.in_safe_range(checked, norms)
         circuit = Circuit(_qubits_of(out))
         # What the features leave of a state is filled with zeros as they are loaded.
         batch = Batch(
@@ -524,6 +543,8 @@ class CudaBackend(DeviceBackend):
             states=features,
             normalize=encoding.normalize,
             precision=_precision_of(out),
+            recheck=partial(encoding.validate, features, circuit.n_qubits),
+            norm_tolerance=norm_tolerance(features),
         )
         self.fill_states(circuit, batch, out)
         return True
@@ -546,13 +567,15 @@ class _Chunks:
     """Queues the work of chunks of rows of one run.
 
     ``keep`` puts arrays onto the device for this run and later ones; what is ``held`` of them must
-    outlive the run. ``slots`` observables are differentiated one by one.
+    outlive the run. ``slots`` observables are differentiated one by one. The run's last copies
+    fill ``refusals``, one a chunk whose rows nobody looked at: whether one was refused.
     """
 
     structure: Structure
     keep: Callable[[Hashable, Callable[[], Mapping[str, Array]]], _Kept]
     slots: int
     held: list[_Kept] = field(default_factory=list)
+    refusals: list[Array] = field(default_factory=list)
 
     def address(self, key: Hashable, make: Callable[[], Mapping[str, Array]]) -> dict[str, int]:
         """Return the addresses of arrays that stay on the device under a key."""
@@ -563,6 +586,10 @@ class _Chunks:
         """Queue everything for some rows on the arena's stream, ``evaluations`` at a time."""
         launch = _Launcher(arena, batch.precision)
         self._describe(launch, batch, outputs)
+        if batch.recheck is not None:
+            self.refusals.append(np.zeros(1, np.uint64))
+            launch.put("refused", self.refusals[-1])
+            arena.deliver(self.refusals[-1], launch["refused"])
         in_parts = evaluations < outputs.n_evaluations
         sums = [
             (terms, target.shape[2], arena.result(target), arena.empty(8 * target.size * in_parts))
@@ -1056,6 +1083,9 @@ def _describe_rows(launch: _Launcher, batch: Batch) -> None:
         launch["normalize"] = int(batch.normalize)
         if batch.target is not None:
             launch["tolerance"] = batch.norm_tolerance
+        elif batch.recheck is not None:
+            # Half, since sums round: what is refused in vain passes the recheck.
+            launch["tolerance"] = batch.norm_tolerance / 2
     elif batch.indices is not None:
         launch["element"] = _INDEX
         launch.put("states", batch.indices)

@@ -96,6 +96,7 @@ struct Call {
   long long one_state;       // all rows start in the first of `states`
   long long normalize;
   double tolerance;          // where positive, rows whose norm is further from 1 become NaN
+  long long refused;         // unsigned long long: 1 once a row was met whose norm won't do
   long long norm_parts;      // double [items][n_parts]
   double spread;             // 2^(-n/2)
   long long repeats;         // of kPhases: how often they turn the state, transformed in between
@@ -327,6 +328,13 @@ DEVICE double factor_of(const Call* call, double norm2) {
     return norm > 1 - call->tolerance && norm < 1 + call->tolerance ? 1 : nan("");
   }
   return norm2 > 0 && norm2 <= 1.7e308 ? 1 / sqrt(norm2) : nan("");
+}
+
+// Tells of a row that the host has to look at: one that can't be used, or whose squares may have
+// lost digits.
+DEVICE void check(const Call* call, double norm2, double factor) {
+  const bool fits = call->normalize ? norm2 > 1e-30 && norm2 < 1e30 : factor == 1;
+  if (call->refused && !fits && threadIdx.x == 0) *at<unsigned long long>(call->refused) = 1;
 }
 
 // A thread's part of the sum of squares of columns [begin, end) of a row.
@@ -715,6 +723,7 @@ KERNEL(run) {
       double norm2 = 0;
       for (unsigned warp = 0; warp < kWarps; ++warp) norm2 += pending.partial[warp];
       factor = factor_of(call, norm2);
+      check(call, norm2, factor);
     }
     for (unsigned l = threadIdx.x; l < size; l += blockDim.x)
       psi[l] = loaded(call, item.row, l, factor);
@@ -835,6 +844,7 @@ KERNEL(load) {
       for (long long part = 0; part < call->n_parts; ++part)
         norm2 += at<const double>(call->norm_parts)[share.item.number * call->n_parts + part];
       factor = factor_of(call, norm2);
+      check(call, norm2, factor);
     }
     Complex* psi = at<Complex>(call->psi) + (share.item.number << call->n_qubits);
     for (unsigned long long b = share.begin + threadIdx.x; b < share.end; b += blockDim.x)
