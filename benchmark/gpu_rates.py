@@ -6,7 +6,8 @@ reference backend before it is timed, by CUDA events, as in benchmark_gradient.p
 for all rows runs on the first ones, whose number the record has. Parts:
 
   machine    what the GPU can do: copies, the link from pinned memory, multiply-adds, shared memory
-  encoding   amplitude (n = 12, 16), angle and IQP, rows and states in device memory
+  encoding   amplitude (n = 12, 16), angle and IQP, rows and states in device memory; the time of
+             a call for one row beside it, which is the call's own
   gradients  adjoint gradients of W(12, 2) for the sum of Z, in double and in single precision, rows
              in device memory, and with rows in pinned host memory
   roadmap    the roadmap's benchmark: 12 qubits, 2 layers, 48 parameters, <Z0>, 1,000 rows, by the
@@ -52,6 +53,7 @@ from benchmark.core.device import (
     DeviceClock,
     device_facts,
     device_problem,
+    free_memory,
     visible_gpu,
 )
 
@@ -78,10 +80,16 @@ ROADMAP = {
 
 @dataclass(frozen=True)
 class Sizes:
-    """How much of everything one run measures; ``encodings`` are names and qubits."""
+    """How much of everything one run measures; ``encodings`` are names and qubits.
+
+    ``state_bytes`` are written by one call of an encoder: so many that a GPU takes milliseconds
+    for them, beside which the call's own overhead is small. ``kernel_bytes`` are the states of a
+    call whose kernels are timed one by one.
+    """
 
     encodings: tuple[tuple[str, int], ...]
     state_bytes: int
+    kernel_bytes: int
     n_qubits: int
     n_layers: int
     rows: int
@@ -94,7 +102,8 @@ class Sizes:
 
 FULL = Sizes(
     encodings=(("amplitude", 12), ("amplitude", 16), ("angle", 12), ("iqp-embedding", 12)),
-    state_bytes=2**30,
+    state_bytes=2**33,
+    kernel_bytes=2**28,
     n_qubits=12,
     n_layers=2,
     rows=2**14,
@@ -108,6 +117,7 @@ QUICK = replace(
     FULL,
     encodings=(("amplitude", 5), ("angle", 5), ("iqp-embedding", 5)),
     state_bytes=2**20,
+    kernel_bytes=2**18,
     n_qubits=5,
     rows=64,
     roadmap_rows=20,
@@ -117,6 +127,15 @@ QUICK = replace(
     link_bytes=2**20,
     rounds=16,
 )
+
+
+# States' bytes that an encoder may hold: its features, its states, and others while it works.
+HELD = 3
+
+
+def fitted(sizes: Sizes, free_bytes: int) -> Sizes:
+    """Return the sizes with as many encoded states as all encoders together have memory for."""
+    return replace(sizes, state_bytes=min(sizes.state_bytes, free_bytes // (HELD * len(ENCODERS))))
 
 
 @dataclass(frozen=True)
@@ -212,7 +231,7 @@ class Profile:
 def profiles(sizes: Sizes) -> Iterator[Profile]:
     """Yield the calls whose kernels are timed."""
     for n_qubits in sizes.kernel_qubits:
-        rows = max(1, sizes.state_bytes // 4 // (16 << n_qubits))
+        rows = max(1, sizes.kernel_bytes // (16 << n_qubits))
         yield Profile("encoding", n_qubits, "double", rows)
         for precision in ("double", "single"):
             yield Profile("adjoint", n_qubits, precision, rows)
@@ -334,7 +353,7 @@ def measure(
         yield [line]
     # The only GPU that is visible is number 0.
     settings = runner.Settings(options.warmup, options.runs, options.time_limit)
-    for point in points(sizes, options.parts):
+    for point in points(fitted(sizes, free_memory()), options.parts):
         print(f"{point.title}, {point.rows} rows", flush=True)
         legs = runner.run_size(point.case, point.features(), point.contenders, settings, progress)
         lines = []

@@ -151,7 +151,7 @@ class Runner {
     Aligned<T> slot_lines;
     std::vector<double> factor, term_factor;
     Aligned<double> prepared_angles;  // of encodings that are worked out as rows are loaded
-    Aligned<T> prepared, prepared_row, products, table;
+    Aligned<T> prepared, prepared_row, products, table, row_phases;
     int64_t encoded = -1;             // the row in prepared_row
     Aligned<T> converted;             // a row in another precision than its own
     std::unique_ptr<ProductEncoder<T>> product_encoder;
@@ -240,7 +240,7 @@ class Runner {
     if (n_steps_ == 0 || n_line_bits_ < 3 || request_.final_states || request_.probabilities)
       return false;
     const ScheduledStep& step = schedule_->steps[n_steps_ - 1];
-    if (step.kind != StepKind::diagonal || step.table_words.empty() || !step.singles.empty())
+    if (step.kind != StepKind::diagonal || step.table_words.empty() || step.has_row_phases())
       return false;
     for (int k = 0; k < program_.n_observables; ++k)
       if (diagonal_group(k) < 0) return false;
@@ -398,14 +398,13 @@ class Runner {
           out.frame_sign[index] = parity(out.frame_x & r.z) ^ parity(out.frame_z & r.x) ? -1 : 1;
         }
       }
-      for (int index : step.singles) {
-        if (layout_.varies(rotations[index])) {
-          const Rotation& r = rotations[index];
-          out.frame_sign[index] = parity(out.frame_x & r.z) ^ parity(out.frame_z & r.x) ? -1 : 1;
-        } else {
-          signed_angle(index);
-        }
-      }
+      const auto sign_of_row_angle = [&](int index) {
+        const Rotation& r = rotations[index];
+        out.frame_sign[index] = parity(out.frame_x & r.z) ^ parity(out.frame_z & r.x) ? -1 : 1;
+      };
+      for (int index : step.singles) sign_of_row_angle(index);
+      for (const RowTable& table : step.row_tables)
+        for (int index : table.words) sign_of_row_angle(index);
       if (step.kind == StepKind::diagonal) {
         for (int index : step.table_words) signed_angle(index);
         if (!step.table_words.empty()) {
@@ -809,6 +808,44 @@ class Runner {
     });
   }
 
+  // The words of one table, each with an angle per row.
+  void row_phases(Unit& unit, const RowTable& table, const T* source, T* target, bool inverse,
+                  bool real_source) const {
+    unit.prepared.resize(size_t(4 * n_) * lanes_);
+    unit.row_phases.resize(state_size_);
+    const size_t n_words = table.words.size();
+    for (size_t j = 0; j < size_t(n_); ++j) {
+      T* factor = unit.prepared.get() + 4 * j * lanes_;  // |0> re, im, |1> re, im
+      const T* given = j < n_words ? unit.row_lines.get() + 2 * size_t(table.words[j]) * lanes_
+                                   : nullptr;
+      for (int lane = 0; lane < lanes_; ++lane) {
+        const T c = given ? given[lane] : T(1), s = given ? given[lanes_ + lane] : T(0);
+        factor[lane] = factor[2 * lanes_ + lane] = c;
+        factor[lanes_ + lane] = -s;
+        factor[3 * lanes_ + lane] = s;
+      }
+    }
+    ProductCall<T> product{};
+    product.factors = unit.prepared.get();
+    product.n_bits = n_;
+    product.line = table.line.data();
+    product.target = unit.row_phases.get();
+    product.plane = uint32_t(n_lines_);
+    kernels_->product(product);
+    DiagonalCall<T> call{};
+    call.source = source;
+    call.target = target;
+    call.table = unit.row_phases.get();
+    call.table_stride = int64_t(state_size_ / 2);
+    call.conjugate = inverse;
+    call.real_source = real_source;
+    call.plane = uint32_t(n_lines_);
+    call.per_line = true;
+    call.begin = 0;
+    call.end = n_lines_;
+    kernels_->diagonal(call);
+  }
+
   DiagonalGradientCall<T> tree_call(const T* psi, bool real_psi, T* lambda) const {
     DiagonalGradientCall<T> call{};
     call.n_bits = n_line_bits_;
@@ -928,7 +965,7 @@ class Runner {
   // Whether step i, a diagonal of a real state, can be left to the loads of the sweep behind it.
   bool joins_next(const Unit& unit, int i, bool real) const {
     const ScheduledStep& step = schedule_->steps[i];
-    if (!real || step.kind != StepKind::diagonal || !step.singles.empty() ||
+    if (!real || step.kind != StepKind::diagonal || step.has_row_phases() ||
         step.table_words.empty() || i + 1 == n_steps_)
       return false;
     const ScheduledStep& next = schedule_->steps[i + 1];
@@ -978,6 +1015,11 @@ class Runner {
     if (step.kind == StepKind::diagonal) {
       if (!step.table_words.empty()) {
         diagonal(from, target, coefficients.tables[i].get(), false, real);
+        from = target;
+        real = false;
+      }
+      for (const RowTable& table : step.row_tables) {
+        row_phases(unit, table, from, target, false, real);
         from = target;
         real = false;
       }
@@ -1037,6 +1079,8 @@ class Runner {
     } else if (step.kind == StepKind::diagonal) {
       if (!step.table_words.empty())
         diagonal(state, state, coefficients.tables[i].get(), true, false);
+      for (const RowTable& table : step.row_tables)
+        row_phases(unit, table, state, state, true, false);
       for (int index : step.singles) rotate(unit, index, state, state, true, false);
     } else {
       other_step(unit, step, state, state, true);
@@ -1562,7 +1606,7 @@ class Runner {
         const T* at = unapply_psi_ ? psi : unit.checkpoint[i];
         const bool real = !unapply_psi_ && unit.real[i];
         // The first tree's walk also undoes the diagonal, when that is one table.
-        const bool fused = differentiate_here && step.singles.empty() && n_line_bits_ >= 3;
+        const bool fused = differentiate_here && !step.has_row_phases() && n_line_bits_ >= 3;
         if (!fused) backward_step(unit, i, lambda);
         for (size_t t = 0; differentiate_here && t < step.trees.size(); ++t) {
           DiagonalGradientCall<T> call = tree_call(at, real, lambda);
@@ -1698,7 +1742,7 @@ class Runner {
   // diagonal step the shift goes into the table and the evaluation starts before it.
   bool shifts_table(int i) const {
     const ScheduledStep& step = schedule_->steps[i];
-    return step.kind == StepKind::diagonal && step.singles.empty();
+    return step.kind == StepKind::diagonal && !step.has_row_phases();
   }
 
   int step_of(int rotation) const { return step_of_[rotation]; }

@@ -242,6 +242,38 @@ std::vector<Tree> plan_trees(const std::vector<Rotation>& all, const std::vector
   return trees;
 }
 
+constexpr size_t kFewestTableWords = 3;  // fewer cost less one at a time
+
+// Takes out of `words` what is better applied as tables.
+std::vector<RowTable> plan_row_tables(const std::vector<Rotation>& all, std::vector<int>& words,
+                                      int n_line_bits) {
+  std::vector<RowTable> tables;
+  while (words.size() >= kFewestTableWords) {
+    RowTable table;
+    Span span;
+    std::vector<uint32_t> masks;
+    std::vector<int> left;
+    for (int index : words) {
+      if (span.add(all[index].z)) {
+        masks.push_back(all[index].z);
+        table.words.push_back(index);
+      } else {
+        left.push_back(index);
+      }
+    }
+    if (table.words.size() < kFewestTableWords) break;
+    for (int bit = 0; bit < n_line_bits; ++bit)
+      if (span.add(1u << bit)) masks.push_back(1u << bit);
+    const std::vector<uint32_t> axes = dual_basis(masks, n_line_bits);
+    table.line.assign(size_t(1) << n_line_bits, 0);
+    for (int j = 0; j < n_line_bits; ++j)
+      for (uint32_t i = 0; i < (1u << j); ++i) table.line[1u << j | i] = table.line[i] ^ axes[j];
+    tables.push_back(std::move(table));
+    words = std::move(left);
+  }
+  return tables;
+}
+
 ScheduledStep plan_step(const std::vector<Rotation>& rotations, const Step& step,
                         const Layout& layout, int n_qubits) {
   ScheduledStep out;
@@ -271,6 +303,7 @@ ScheduledStep plan_step(const std::vector<Rotation>& rotations, const Step& step
   } else if (step.kind == StepKind::diagonal) {
     for (int index : step.rotations)
       (layout.varies(rotations[index]) ? out.singles : out.table_words).push_back(index);
+    out.row_tables = plan_row_tables(rotations, out.singles, n_line_bits);
     out.trees = plan_trees(rotations, step.rotations, n_line_bits, layout.lane_bits);
   }
   return out;

@@ -72,17 +72,26 @@ struct Tree {
   std::vector<std::pair<int, int>> words;
 };
 
+// Z words with an angle per row, applied together: their phases in every row are the product of one
+// factor a word, a table in lines that doubles along the axes dual to the words.
+struct RowTable {
+  std::vector<int> words;      // rotation of axis j
+  std::vector<uint32_t> line;  // [2^n] coordinates along the axes -> line
+};
+
 struct ScheduledStep {
   StepKind kind;
   int item = 0;
   std::vector<SweepPlan> sweeps;      // one angle for the whole batch
   std::vector<SweepPlan> row_sweeps;  // an angle per row
   std::vector<LanePlan> lane_sweeps;  // sample layout: rotations that cross lanes
-  std::vector<int> singles;           // one at a time: Z words with an angle per row
+  std::vector<int> singles;           // Z words with an angle per row: one at a time,
+  std::vector<RowTable> row_tables;   // and many together
   std::vector<int> table_words;       // diagonal: rotations in the shared table
   std::vector<Tree> trees;
   bool keeps_real = false;
   bool has_gradient = false;
+  bool has_row_phases() const { return !singles.empty() || !row_tables.empty(); }
 };
 
 struct Layout {

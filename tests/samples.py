@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Seeded random gates, circuits, states and observables over the whole gate table, and PennyLane's
-form of each: the material of every test that compares two ways to the same numbers."""
+form of each: the material of every test that compares two ways to the same numbers. Where there is
+no PennyLane, a test that asks for its form is skipped."""
 
 import numpy as np
+import pytest
 
 from qdp import gates
 from qdp.circuit import Circuit, Observable
@@ -108,7 +110,7 @@ def random_observables(n_qubits, seed):
 
 def to_pennylane(operation, angles):
     """Return PennyLane's operator of an operation whose angles have these values."""
-    import pennylane as qml
+    qml = pytest.importorskip("pennylane")
 
     wires = list(operation.wires)
     if operation.name.endswith("dg"):
@@ -127,8 +129,8 @@ def to_pennylane(operation, angles):
 
 def pennylane_values(circuit, observables, parameters, inputs, state):
     """Return default.qubit's expectation values for one row, torch tensors in, (O,) tensor out."""
-    import pennylane as qml
-    import torch
+    qml = pytest.importorskip("pennylane")
+    torch = pytest.importorskip("torch")
 
     components = [term for observable in observables for term in observable.components]
 
@@ -144,7 +146,7 @@ def pennylane_values(circuit, observables, parameters, inputs, state):
 
 def pennylane_state(circuit, parameters, inputs, state):
     """Return default.qubit's final state for one row, (2**n,) complex128."""
-    import pennylane as qml
+    qml = pytest.importorskip("pennylane")
 
     @qml.qnode(qml.device("default.qubit", wires=circuit.n_qubits))
     def run():
@@ -155,7 +157,7 @@ def pennylane_state(circuit, parameters, inputs, state):
 
 
 def apply_pennylane(circuit, parameters, inputs, state):
-    import pennylane as qml
+    qml = pytest.importorskip("pennylane")
 
     qml.StatePrep(state, wires=range(circuit.n_qubits))
     sources = {"parameter": parameters, "input": inputs}
@@ -172,7 +174,7 @@ def apply_pennylane(circuit, parameters, inputs, state):
 
 
 def component_to_pennylane(term):
-    import pennylane as qml
+    qml = pytest.importorskip("pennylane")
 
     if hasattr(term, "paulis"):
         paulis = [getattr(qml, letter)(wire) for wire, letter in term.paulis]

@@ -1617,6 +1617,33 @@ def test_walks_back_over_real_states(instruction_set, layout, precision):
         assert_close(found.parameters, expected.parameters, precision)
 
 
+@pytest.mark.parametrize("n_qubits", [2, 3, 6])
+def test_phases_of_every_row(instruction_set, n_qubits, precision):
+    # More Z words than are independent: tables of them, and words that stay alone.
+    pairs = [(i, j) for i in range(n_qubits) for j in range(i)]
+    operations = [gates.RY(p(q), q) for q in range(n_qubits)]
+    operations += [gates.CNOT([q, q + 1]) for q in range(n_qubits - 1)]
+    operations += [gates.RZ(x(q), q) for q in range(n_qubits)]
+    operations += [gates.MultiRZ(0.3 * x(k), pair) for k, pair in enumerate(pairs, n_qubits)]
+    operations += [gates.RX(p(n_qubits + q), q) for q in range(n_qubits)]
+    circuit = Circuit(n_qubits, operations)
+    rng = np.random.default_rng(11)
+    rows = lanes_of(instruction_set, precision) + 1
+    batch = Batch(
+        rows,
+        rng.normal(size=2 * n_qubits),
+        rng.normal(size=(rows, circuit.n_inputs)),
+        random_states(rows, n_qubits, rng),
+        precision=precision,
+    )
+    observables = (Observable("Z0 + 0.4 X1"),)
+    found, expected = (
+        backend.adjoint(circuit, batch, observables, ALL) for backend in (CpuBackend(), REFERENCE)
+    )
+    for name in ("values", "parameters", "inputs", "states"):
+        assert_close(getattr(found, name), getattr(expected, name), precision)
+
+
 @pytest.mark.parametrize("encoding", PREPARED, ids=lambda encoding: encoding.name)
 def test_encodings_run_as_gates_only_where_features_are_differentiated(encoding, monkeypatch):
     circuit = ry_rz_ladder(3, 1)

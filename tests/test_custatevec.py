@@ -3,6 +3,7 @@
 with the reference; and a machine without the library, or with an old one, is told so.
 """
 
+import contextlib
 import ctypes
 import gc
 import importlib.util
@@ -350,6 +351,23 @@ def test_rows_of_a_gpu_that_cannot_be_used_become_nan(gpu):
     test_device_arrays.test_rows_that_cannot_be_used_become_nan(gpu)
 
 
+@pytest.mark.parametrize("n_qubits", [1, 2, 4])
+def test_indices_beyond_the_last_state_become_nan(gpu, n_qubits):
+    # In the library's batch states have more bits: to lie apart, and for lambda beside psi.
+    circuit = ry_rz_ladder(n_qubits, 1)
+    theta = np.linspace(0.3, 1.7, circuit.n_parameters)
+    rows = np.array([0, 2**n_qubits, 2**n_qubits - 1, 2 ** (n_qubits + 1), -1])
+    good = [0, 2]
+    given = {"observable": "Z0", "encoding": "basis"}
+    for verb in (qdp.expectation, qdp.gradient):
+        found = gpu.read(verb(circuit, gpu.wrap(theta), gpu.wrap(rows), **given))
+        expected = verb(circuit, theta, rows[good], backend="reference", **given)
+        assert_close(found[good], expected, "double")
+        assert np.isnan(found).reshape(5, -1).any(axis=1).tolist() == [
+            False, True, False, True, True,
+        ]  # fmt: skip
+
+
 def test_small_states_on_a_gpu(gpu):
     # One qubit: states lie apart in the library's batch, and together in the result.
     circuit = Circuit(1, [gates.RY(gates.parameter(0), 0), gates.GlobalPhase(gates.parameter(0))])
@@ -446,6 +464,33 @@ def test_the_handle_goes_with_the_backend(machine):
     del backend
     gc.collect()
     assert not machine.streams
+
+
+def test_the_handle_lives_and_dies_in_the_devices_context(machine, monkeypatch):
+    inside, seen = [], []
+
+    @contextlib.contextmanager
+    def current():
+        inside.append(True)
+        yield
+        inside.pop()
+
+    def recorded(name):
+        real = getattr(machine, name)
+
+        def call(*arguments):
+            seen.append((name, bool(inside)))
+            return real(*arguments)
+
+        return call
+
+    monkeypatch.setattr(machine.device, "current", current)
+    for name in ("custatevecCreate", "custatevecDestroy"):
+        setattr(machine, name, recorded(name))
+    backend = CuStateVecBackend(machine.device, machine)
+    del backend
+    gc.collect()
+    assert seen == [("custatevecCreate", True), ("custatevecDestroy", True)]
 
 
 # Machines that lack something

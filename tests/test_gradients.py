@@ -2,7 +2,6 @@
 """Gradients: four methods against each other, PennyLane's autograd, and their own statistics."""
 
 import numpy as np
-import pennylane as qml
 import pytest
 import torch
 from hypothesis import given
@@ -202,6 +201,7 @@ def test_shift_rules_for_any_frequencies(quarters, seed):
 
 @pytest.mark.parametrize("frequencies", [(1.0,), (0.5, 1.0), (1.0, 2.0, 3.0)])
 def test_equidistant_rules_are_pennylanes(frequencies):
+    qml = pytest.importorskip("pennylane")
     coefficients, shifts = gradients.shift_rule(frequencies)
     ours = sorted(
         (sign * s, sign * c) for c, s in zip(coefficients, shifts, strict=True) for sign in (1, -1)

@@ -354,6 +354,21 @@ def test_operations_of_states_worked_out_at_the_load_are_those_of_the_kernels(en
     assert done.get("product", done.get("phases")) == 16 * counted
 
 
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ([], (0, 0)),
+        ([1, 2], (0, 2)),
+        ([1, 2, 3], (0, 3)),
+        ([1, 2, 4], (1, 0)),
+        ([1, 2, 4, 3, 5, 6, 7], (2, 1)),
+        ([1, 2, 4, 8, 3, 6, 12, 9, 5, 10], (3, 0)),
+    ],
+)
+def test_words_with_an_angle_per_row_share_tables(words, expected):
+    assert planner._row_tables(words) == expected
+
+
 def test_long_circuits_are_cut_short(machine):
     text = explain(qdp.ansatz.ry_rz_ladder(2, 10), "Z0")
     assert "  step 12 " in text

@@ -10,6 +10,7 @@ import itertools
 import pkgutil
 import re
 import subprocess
+import sys
 import tomllib
 from pathlib import Path
 
@@ -168,6 +169,32 @@ def test_unwanted_names_are_found():
     examples = ["https://p" + "ypi.org/simple", 'open("/t' + 'mp/x")']
     for pattern, example in zip(UNWANTED.values(), examples, strict=True):
         assert re.search(pattern, example)
+
+
+def test_tests_are_collected_on_a_machine_for_gpus():
+    """One module that can't be imported would stop all of `make gpu`."""
+    absent = ["pennylane", "pennylane_lightning", "plotly", "qiskit", "selenium", "zarr"]
+    code = f"""
+import importlib.machinery
+import sys
+
+class Finder(importlib.machinery.PathFinder):
+    @classmethod
+    def find_spec(cls, name, path=None, target=None):
+        return None if name in {absent} else super().find_spec(name, path, target)
+
+sys.meta_path[sys.meta_path.index(importlib.machinery.PathFinder)] = Finder
+import pytest
+arguments = ["--collect-only", "-qq", "-p", "no:cacheprovider", "tests", "benchmark/tests"]
+sys.exit(pytest.main(arguments))
+"""
+    found = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert found.returncode == 0, found.stdout
+    # What needs none of them is still there.
+    for name in ("tests/test_encodings.py", "tests/test_gradients.py"):
+        assert f"{name}: " in found.stdout, name
 
 
 def test_links_between_documents_lead_somewhere(repository_files):

@@ -16,12 +16,13 @@ import pyarrow.parquet as pq
 import pytest
 import safetensors.numpy
 import torch
-import zarr
 from hypothesis import given
 from hypothesis import strategies as st
 
 import qdp
 from qdp.readers.images import parse_cifar_pickle
+
+zarr = pytest.importorskip("zarr", reason="every format is written")
 
 ROWS = np.random.default_rng(3).normal(size=(23, 5))
 LABELS = np.arange(23) % 3

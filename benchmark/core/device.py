@@ -150,6 +150,18 @@ def device_facts(ordinal: int = 0) -> dict[str, Any]:
     }
 
 
+def free_memory(ordinal: int = 0) -> int:
+    """Return the bytes of a GPU's memory that can be allocated."""
+    import cuda.core as core
+    from cuda.bindings import driver
+
+    core.Device(ordinal).set_current()
+    status, free, _ = driver.cuMemGetInfo()
+    if int(status):
+        raise RuntimeError(f"cuMemGetInfo: {status}")
+    return int(free)
+
+
 def visible_gpu(index: int, variables: Mapping[str, str] | None = None) -> dict[str, str]:
     """Return the variables by which a process sees GPU ``index`` as its only one.
 

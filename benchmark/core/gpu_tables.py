@@ -16,7 +16,7 @@ from typing import Any
 from benchmark.core import report, statistics
 from benchmark.core.contenders import OWN
 from benchmark.core.document import number
-from benchmark.core.records import Leg, read_lines
+from benchmark.core.records import Leg, newest_whole, read_lines
 
 NOT_YET = "not yet measured"
 COMMAND = "python -m benchmark.gpu_rates --output-dir benchmark/results"
@@ -81,11 +81,8 @@ class GpuRecords:
 
 def newest(folder: Path) -> tuple[Path, GpuRecords] | None:
     """Return the newest whole-sized record of a folder, None where none has been taken."""
-    for path in sorted(folder.glob("gpu_rates_*.jsonl"), reverse=True):
-        lines = read_lines(path)
-        if not lines[0]["quick"]:
-            return path, GpuRecords(lines)
-    return None
+    path = newest_whole(folder, "gpu_rates")
+    return None if path is None else (path, GpuRecords(read_lines(path)))
 
 
 def row_bytes(leg: Leg) -> int:
@@ -176,7 +173,6 @@ def _link_share(record: GpuRecords) -> tuple[Line, float, str] | None:
     return found[0], share.median, interval(share, "{:.0f}", 100) + " %"
 
 
-_CUSTATEVEC = ("custatevec", "qdp-custatevec")
 _SHARE = "80 % of the measured copy bandwidth"
 
 GOALS = (
@@ -196,7 +192,7 @@ GOALS = (
         "roadmap's benchmark, adjoint",
         "10 times cuStateVec, batched",
         10,
-        _ratio("adjoint", *_CUSTATEVEC),
+        _ratio("adjoint", "custatevec"),
     ),
     Goal(
         "roadmap's benchmark, parameter-shift",
@@ -208,7 +204,7 @@ GOALS = (
         "roadmap's benchmark, parameter-shift",
         "10 times cuStateVec, batched",
         10,
-        _ratio("parameter-shift", *_CUSTATEVEC),
+        _ratio("parameter-shift", "custatevec"),
     ),
     Goal(
         "rows in host memory to gradients, W(12, 2), complex128",
@@ -270,6 +266,7 @@ ENCODING_HEAD = [
     "rows",
     "contender",
     "us a row",
+    "us a call of one row",
     "GB/s",
     "of copies",
     "time over qdp-cuda",
@@ -298,6 +295,7 @@ def encoding(record: GpuRecords) -> Rows:
                     record.cite(line, f"{leg.rows_measured:,}", "rows_measured"),
                     leg.contender,
                     record.cite(line, _us(leg), "encoding_ms"),
+                    record.cite(line, leg.details.get("one_row_us", "-"), "details.one_row_us"),
                     record.cite(line, number(traffic / 1e9, 4), "encoding_ms"),
                     record.cite(line, share, "encoding_ms"),
                     record.cite(line, over, "encoding_ms") if over else "",

@@ -251,6 +251,12 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
+def newest_whole(folder: Path, name: str) -> Path | None:
+    """Return a study's newest record that was no quick trial, None where none has been taken."""
+    taken = sorted(folder.glob(f"{name}_*.jsonl"), reverse=True)
+    return next((path for path in taken if not read_lines(path)[0].get("quick")), None)
+
+
 CSV_COLUMNS = (
     "n_samples",
     "contender",

@@ -225,7 +225,7 @@ def run_size(
     rows = check_rows(case, len(features))
     progress("reference")
     reference = case.reference(features[:rows])
-    together = _fit_together(case, len(features), len(started))
+    together = _fit_together(case, features, len(started))
     with tempfile.TemporaryDirectory(prefix="qdp-benchmark-") as name:
         folder = Path(name)
         path = folder / "features.npy"
@@ -240,12 +240,17 @@ def run_size(
     return list(legs.values())
 
 
-def _fit_together(case: Case, rows: int, contenders: int) -> bool:
-    """Whether all processes may hold their states at once: features, states and working copies."""
+def _fit_together(case: Case, features: Array, contenders: int) -> bool:
+    """Whether all processes may hold their states at once: features, states and working copies.
+
+    With a GPU's backend states are in its memory, and the host's has features alone.
+    """
     available = environment.available_memory()
     if available is None:
         return True
-    return contenders * rows * case.state_size * 16 * 3 < available / 2
+    on_gpu = getattr(case, "backend", "") in ("cuda", "custatevec")
+    held = features.nbytes if on_gpu else len(features) * case.state_size * 16
+    return contenders * held * 3 < available / 2
 
 
 class _Session:

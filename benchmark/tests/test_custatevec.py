@@ -3,15 +3,20 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from custatevec_emulation import EmulatedLibrary
 
 from benchmark import custatevec
 from benchmark.batched_execution import us
-from benchmark.core.records import Leg
+from benchmark.core.records import Leg, newest_whole, read_lines
 from benchmark.custatevec import ENGINES, NOT_YET, PATHS, Paths
+from qdp.backends import custatevec_library
+from qdp.errors import BackendUnavailable, DeviceError
 
 
 class Lightning:
@@ -41,9 +46,9 @@ def host_paths(n_qubits, rows, lightning=True, waits=None):
         pairs = tensor.numpy().reshape(len(tensor), -1, 2)
         pairs[:] = pairs[:, :, ::-1].copy()
 
-    given = Lightning(n_qubits) if lightning else None
+    given = Lightning(n_qubits) if lightning else "no lightning.gpu here"
     wait = (lambda: None) if waits is None else (lambda: waits.append(1))
-    return Paths(states, flip, given, wait), "" if lightning else "no lightning.gpu here"
+    return Paths(states, flip, given, wait)
 
 
 def test_every_path_is_timed_and_waited_for():
@@ -65,17 +70,101 @@ def test_without_lightning_its_paths_are_unsupported():
     assert [row[2] for row in rows].count("unsupported: no lightning.gpu here") == 2
 
 
-@pytest.mark.parametrize("broken", ["HostToDevice", "updateData"])
-def test_a_path_that_brings_other_states_is_refused(broken):
-    paths, _ = host_paths(3, 4)
-    setattr(paths.lightning, broken, lambda *arguments: None)
-    name = {"HostToDevice": "prepare", "updateData": "update"}[broken]
-    with pytest.raises(RuntimeError, match=f"{name}: expected the same states"):
-        paths.calls()
-    paths, _ = host_paths(3, 4)
-    paths.flip = lambda states: None
-    with pytest.raises(RuntimeError, match="in-place: expected the same states"):
-        paths.calls()
+def lines_of(**replaced):
+    """The lines of paths of which some calls are replaced, by path."""
+
+    def make(n_qubits, rows):
+        paths = host_paths(n_qubits, rows)
+        for name, call in replaced.items():
+            setattr(paths if name == "flip" else paths.lightning, name, call)
+        return paths
+
+    return {line["path"]: line for line in custatevec.measure([3], 2, make)}
+
+
+BROKEN = {"HostToDevice": "prepare", "updateData": "update", "flip": "in-place"}
+
+
+@pytest.mark.parametrize("broken", BROKEN)
+def test_a_path_that_brings_other_states_has_failed_and_the_rest_are_timed(broken):
+    lines = lines_of(**{broken: lambda *arguments: None})
+    bad = lines.pop(BROKEN[broken])
+    assert (bad["status"], bad["reason"]) == (
+        "failed", "expected the same states behind it, got others",
+    )  # fmt: skip
+    assert {line["status"] for line in lines.values()} == {"ok"}
+
+
+@pytest.mark.parametrize("error", [TypeError, RuntimeError, DeviceError])
+@pytest.mark.parametrize("broken", BROKEN)
+def test_a_path_whose_library_refuses_is_unsupported(broken, error):
+    def refuse(*arguments):
+        raise error("no such tensors")
+
+    lines = lines_of(**{broken: refuse})
+    bad = lines.pop(BROKEN[broken])
+    assert (bad["status"], bad["reason"]) == ("unsupported", "no such tensors")
+    assert {line["status"] for line in lines.values()} == {"ok"}
+
+
+class LibraryOnHost(EmulatedLibrary):
+    """cuStateVec's calls on any memory, at once; matrices on one bit need scratch memory."""
+
+    def __init__(self):
+        device = SimpleNamespace(_queue=lambda name, stream, work: work())
+        super().__init__(device)
+
+    def memory(self, address, dtype, count):
+        assert address
+        n_bytes = np.dtype(dtype).itemsize * count
+        return np.frombuffer((ctypes.c_char * n_bytes).from_address(address), dtype)
+
+    def _asked(self, key, n_bits, size):
+        self._sizes[key] = size[0] = 4096
+
+
+def test_the_library_gets_the_workspace_that_it_asks_for():
+    torch = pytest.importorskip("torch")
+    states = torch.from_numpy(np.random.default_rng(1).normal(size=(4, 8)) + 0j)
+    before = states.numpy().copy()
+    library = LibraryOnHost()
+    flip = custatevec.Flip(library, 7, "cpu")
+    flip(states)
+    assert not library.broken, library.broken[0]
+    assert len(flip.scratch) == 4096
+    expected = before.reshape(4, 4, 2)[:, :, ::-1].reshape(4, 8)
+    np.testing.assert_array_equal(states.numpy(), expected)
+
+
+@pytest.mark.parametrize(("broken", "status"), [(None, 0), ("updateData", 0), ("flip", 1)])
+def test_a_record_is_written_whatever_a_path_does(monkeypatch, tmp_path, broken, status):
+    lines = list(lines_of(**({broken: lambda *arguments: None} if broken else {})).values())
+    monkeypatch.setattr(custatevec, "gpu_problem", lambda: None)
+    monkeypatch.setattr(custatevec, "measure", lambda qubits, runs: iter(lines))
+    assert custatevec.main(["--output-dir", str(tmp_path)]) == status
+    (path,) = tmp_path.glob("custatevec_*.jsonl")
+    assert read_lines(path)[1:] == lines
+
+
+def test_without_the_library_the_other_paths_are_measured(monkeypatch):
+    torch = pytest.importorskip("torch")
+
+    def missing():
+        raise BackendUnavailable("backend 'custatevec' needs NVIDIA's library")
+
+    def on_host(function):
+        return lambda *arguments, device, **options: function(*arguments, **options)
+
+    monkeypatch.setattr(custatevec_library, "load_library", missing)
+    monkeypatch.setattr(torch, "randn", on_host(torch.randn))
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
+    monkeypatch.setattr(custatevec, "BYTES", 2**10)
+    lines = {line["path"]: line for line in custatevec.measure([3], 1)}
+    assert lines["to-host"]["status"] == lines["copy"]["status"] == "ok"
+    bad = lines["in-place"]
+    assert (bad["status"], bad["reason"]) == (
+        "unsupported", "backend 'custatevec' needs NVIDIA's library",
+    )  # fmt: skip
 
 
 def run_line(**more):
@@ -112,7 +201,7 @@ def test_tables_come_from_the_newest_whole_records(tmp_path):
     write(tmp_path / "custatevec_20260101_000000.jsonl", handover)
     write(tmp_path / "gpu_rates_20260101_000000.jsonl", rates)
     write(tmp_path / "gpu_rates_20260102_000000.jsonl", [run_line(quick=True)])
-    found = [custatevec.newest(f"{name}_*.jsonl", tmp_path) for name in ("custatevec", "gpu_rates")]
+    found = [newest_whole(tmp_path, name) for name in ("custatevec", "gpu_rates")]
     text = custatevec.tables(*found)
     assert "gpu_rates_20260101_000000.jsonl" in text
     for k, (what, copies) in enumerate(PATHS.values()):

@@ -210,6 +210,7 @@ def test_states_of_the_same_code_on_a_processor(name, encoding):
         np.testing.assert_allclose(repeat.result, expected[:RETURNED_ROWS], rtol=0, atol=1e-12)
         assert repeat.encoding_ms > 0
         assert repeat.circuit_ms == 0
+        assert float(contender.details()["one_row_us"]) > 0
         few = contender.run(3).result
         np.testing.assert_allclose(few, expected[:3], rtol=0, atol=1e-12)
 

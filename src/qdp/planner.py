@@ -64,6 +64,8 @@ _CHUNK_BYTES = 64 * 2**20
 _KEPT_FILE_BYTES_PER_SECOND = 10e9
 _DISK_BYTES_PER_SECOND = 1.5e9
 _TABLE_BYTES_PER_SECOND = 0.3e9
+# As in native/program.cpp: fewer Z words with an angle per row are applied one at a time.
+_FEWEST_TABLE_WORDS = 3
 # Building a cache hashes the features and writes to fresh memory, or to files with checksums.
 _HASH_BYTES_PER_SECOND = 1.8e9
 _FRESH_BYTES_PER_SECOND = 6e9
@@ -754,6 +756,8 @@ class _Run:
         if self.layout.name == "batch":
             # Rows to be converted before they are laid side by side, and angles of their own.
             per_thread += tile + n_rotations * lanes * (8 + 4 * self.item)
+            if any(self.varies(rotation) for rotation in self.program.rotations):
+                per_thread += tile  # phases of every row
         per_thread += self.preparation_bytes
         if method == "adjoint":
             parts = self.machine.threads if self.layout.splits_rows else 1
@@ -848,9 +852,11 @@ class _Run:
                 for rotation in self.rotations(step)
             )
         if step.kind == "diagonal":
-            alone = sum(self.varies(rotation) for rotation in self.rotations(step))
-            table = 0 if alone == len(step.rotations) else 2 if real else 6
-            return (table + 6 * alone) * size
+            words = [rotation.z for rotation in self.rotations(step) if self.varies(rotation)]
+            table = 0 if len(words) == len(step.rotations) else 2 if real else 6
+            n_tables, alone = _row_tables(words)
+            # A table of phases of every row is made by doubling, then applied.
+            return (table + (12 + 6) * n_tables + 6 * alone) * size
         if step.kind == "dense":
             dense = self.program.denses[step.item]
             return 8 * size << len(dense.bits) >> dense.control_mask.bit_count()
@@ -1109,6 +1115,24 @@ class _Run:
         if available is not None:
             lines.append(f"              available {format_bytes(available)}")
         return lines
+
+
+def _row_tables(words: list[int]) -> tuple[int, int]:
+    """Return how many sets of independent Z words become tables, and how many words stay alone."""
+    n_tables = 0
+    while len(words) >= _FEWEST_TABLE_WORDS:
+        basis: list[int] = []
+        left = []
+        for word in words:
+            rest = functools.reduce(lambda rest, row: min(rest, rest ^ row), basis, word)
+            if rest:
+                basis = sorted([*basis, rest], reverse=True)
+            else:
+                left.append(word)
+        if len(basis) < _FEWEST_TABLE_WORDS:
+            break
+        n_tables, words = n_tables + 1, left
+    return n_tables, len(words)
 
 
 def _is_real_matrix(rotation: PauliRotation) -> bool:

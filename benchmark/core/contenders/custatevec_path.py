@@ -29,10 +29,6 @@ from benchmark.core.cases import ladder_source, observable_diagonal
 from benchmark.core.contenders.base import EncodedOnce, Gradients, even_groups
 from benchmark.core.contenders.gpu import OnGpu, torch_problem
 
-# cudaDataType_t and custatevecComputeType_t of the two precisions (library_types.h, custatevec.h).
-_DATA_TYPES = {"double": 5, "single": 4}
-_COMPUTE_TYPES = {"double": 16, "single": 4}
-
 Matrices = NDArray[Any]
 
 
@@ -134,12 +130,16 @@ class CuStateVec(OnGpu, EncodedOnce):
         """Load the library, allocate, and build everything that does not change."""
         import torch
 
+        from qdp.backends.custatevec_library import COMPUTE_TYPES, DATA_TYPES
+
         self.torch = torch
         self.library = self.load_library()
         self.handle = self.library.create()
         if self.device == "cuda":
             self.library.set_stream(self.handle, torch.cuda.current_stream().cuda_stream)
         case = self.case
+        self.data_type = DATA_TYPES[case.precision]
+        self.compute_type = COMPUTE_TYPES[case.precision]
         self.dtype = torch.complex128 if case.precision == "double" else torch.complex64
         self.groups = groups_of(case.n_qubits, case.n_layers)
         self.diagonal = torch.from_numpy(observable_diagonal(case.observable, case.n_qubits)).to(
@@ -175,8 +175,7 @@ class CuStateVec(OnGpu, EncodedOnce):
     def apply(self, states: Any, group: Group, matrix: Matrices, *, adjoint: bool = False) -> None:
         """Apply a group's matrix to all states, in place."""
         library, n_qubits = self.library, self.case.n_qubits
-        data = _DATA_TYPES[self.case.precision]
-        compute = _COMPUTE_TYPES[self.case.precision]
+        data, compute = self.data_type, self.compute_type
         matrix = np.ascontiguousarray(matrix, self.case.complex_dtype)
         # Index bits count from the least significant, and the first target is that of the matrix.
         targets = [n_qubits - 1 - qubit for qubit in reversed(group.qubits)]

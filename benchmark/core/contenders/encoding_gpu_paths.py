@@ -13,6 +13,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from benchmark.core import statistics
 from benchmark.core.contenders.base import Features, Repeat
 from benchmark.core.contenders.encoding_paths import (
     WITH_LIBRARY,
@@ -25,6 +26,7 @@ from benchmark.core.contenders.qdp_paths import backend_problem
 
 # Rows that travel back; the runner's check compares fewer.
 RETURNED_ROWS = 64
+CALLS_OF_ONE_ROW = 25
 # Rows of one step, so that the temporaries of all steps together fit beside the states.
 BLOCK_BYTES = 2**29
 
@@ -48,7 +50,13 @@ class GpuEncoder(OnGpu, Encoder):
         dtype = torch.complex128 if self.case.precision == "double" else torch.complex64
         shape = (len(self.features), self.case.state_size)
         self.out = torch.zeros(shape, dtype=dtype, device=self.device)
-        self.run(min(1, len(self.features)))
+        self.run(1)
+        calls = [self.run(1).encoding_ms for _ in range(CALLS_OF_ONE_ROW)]
+        self.one_row_us = 1e3 * statistics.median(calls)
+
+    def details(self) -> dict[str, str]:
+        """Name the time of a call for one row: what a call takes that does next to nothing."""
+        return {**super().details(), "one_row_us": f"{self.one_row_us:.4g}"}
 
     def given(self) -> Features:
         """Return the rows as the library takes them."""

@@ -524,8 +524,7 @@ class CuStateVecBackend(DeviceBackend):
             self.device = device if isinstance(device, Device) else CudaDevice(device)
         except BackendUnavailable as error:
             raise BackendUnavailable(f"backend 'custatevec': {error}") from error
-        with self.device.current():
-            self.library = CuStateVec(functions)
+        self.library = CuStateVec(functions, self.device.current)
         self._kernels = CudaBackend(self.device)
         self._lock = threading.Lock()
 
@@ -713,9 +712,17 @@ class CuStateVecBackend(DeviceBackend):
         return found
 
     def _known(self, circuit: Circuit, batch: Batch) -> Batch:
-        """Return the batch with its angles on the host, those of an encoding among the inputs."""
+        """Return the batch with its angles on the host, those of an encoding among the inputs.
+
+        So are indices of basis states: those beyond the last become -1, of which the kernel that
+        loads states makes NaN. By itself it would take those of the bits that are added to a state.
+        """
         if batch.target is None:
             return batch
+        indices = batch.indices
+        if indices is not None:
+            given = self._host(batch, indices).astype(np.int64)
+            indices = np.where(given >> circuit.n_qubits == 0, given, -1)
         columns: list[Array] = []
         if batch.inputs is not None:
             own = self._host(batch, batch.inputs).reshape(-1, batch.inputs.shape[-1])
@@ -727,6 +734,7 @@ class CuStateVecBackend(DeviceBackend):
             batch,
             parameters=self._host(batch, batch.parameters).astype(np.float64),
             inputs=np.concatenate(columns, axis=1).astype(np.float64) if columns else None,
+            indices=indices,
             features=None,
         )
 

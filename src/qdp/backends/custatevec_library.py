@@ -13,6 +13,7 @@ import ctypes
 import importlib.util
 import weakref
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from ctypes import POINTER, c_int, c_int32, c_int64, c_size_t, c_uint32, c_void_p
 from dataclasses import dataclass
 from pathlib import Path
@@ -192,19 +193,34 @@ def _array(numbers: Sequence[int]) -> Any:
     return (c_int32 * len(numbers))(*numbers) if numbers else None
 
 
+def _destroy(
+    functions: Any, handle: int, current: Callable[[], AbstractContextManager[None]]
+) -> None:
+    with current():
+        functions.custatevecDestroy(handle)
+
+
 class CuStateVec:
     """The calls, over a handle of its own; one thread at a time. Work goes to the stream set last.
+
+    ``current`` makes the GPU's context the thread's own; without it the calls, and the end of the
+    handle, are in whatever context the thread has.
 
     Raises:
         BackendUnavailable: the GPU can't be used by the library.
     """
 
-    def __init__(self, functions: Any) -> None:
+    def __init__(
+        self,
+        functions: Any,
+        current: Callable[[], AbstractContextManager[None]] = contextlib.nullcontext,
+    ) -> None:
         self._functions = functions
         handle = (c_void_p * 1)()
-        self._call("custatevecCreate", handle)
-        self._handle = handle[0]
-        self._finalizer = weakref.finalize(self, functions.custatevecDestroy, self._handle)
+        with current():
+            self._call("custatevecCreate", handle)
+        self._handle = int(handle[0] or 0)
+        self._finalizer = weakref.finalize(self, _destroy, functions, self._handle, current)
 
     def close(self) -> None:
         """Destroy the handle; it is also destroyed with the object."""

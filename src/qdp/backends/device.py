@@ -126,7 +126,7 @@ def copy_in_parts(target: Array, source: Array) -> None:
 
     >>> target = np.zeros((2, 3))
     >>> copy_in_parts(target, np.ones((2, 3)))
-    >>> target.sum()
+    >>> float(target.sum())
     6.0
     """
     n_parts = min(_COPY_THREADS, source.nbytes // _COPY_BYTES, len(os.sched_getaffinity(0)))
