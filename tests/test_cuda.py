@@ -7,6 +7,7 @@ memory is set small to send few qubits through tiles in device memory.
 """
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -22,7 +23,7 @@ pytest.importorskip("cuda.core", reason="GPU arrays are handed out by cuda.core"
 from emulator import Emulator, assert_all_is_given_back
 
 import qdp
-from qdp import device_arrays, gates
+from qdp import device_arrays, encodings, gates
 from qdp.ansatz import data_reuploading, ry_rz_ladder
 from qdp.backends import device
 from qdp.backends.base import Batch
@@ -188,6 +189,76 @@ def test_encoders(emulated, precision, encoding):
     assert_close(found, expected, precision)
 
 
+ENCODINGS = [
+    *(encodings.Angle(rotation, 0.7) for rotation in "XYZ"),
+    encodings.Phase(),
+    encodings.IQPZ(),
+    encodings.IQP(),
+    encodings.IQPEmbedding(n_repeats=3, pattern=((0, 1), (3, 1))),
+    encodings.ZZFeatureMap(),
+    encodings.ZZFeatureMap(reps=1, entanglement="circular"),
+]
+
+
+@pytest.mark.parametrize("encoding", ENCODINGS, ids=repr)
+def test_states_of_encodings_are_made_as_rows_are_loaded(emulated, precision, encoding):
+    n_qubits = 7
+    circuit = data_reuploading(n_qubits, 1)
+    parameters, inputs = random_numbers(circuit, 3, n_qubits, True)
+    columns = n_qubits - 2 if encoding.name == "angle" else encoding.n_features(n_qubits)
+    features = np.random.default_rng(11).normal(size=(3, columns)) * 2
+    given = {"inputs": inputs, "encoding": encoding}
+    expected = qdp.encode(features, encoding, n_qubits, backend="reference")
+    run = {"backend": emulated, "precision": precision}
+    assert_close(qdp.encode(features, encoding, n_qubits, **run), expected, precision)
+    final = qdp.state(circuit, parameters, expected, inputs=inputs, backend="reference")
+    emulated.device.log.clear()
+    found = qdp.state(circuit, parameters, features, **given, **run)
+    assert_close(found, final, precision, 1, depth_of(circuit))
+    # Gates of the encoding would be angles of the circuit.
+    told = [entry[3] for entry in emulated.device.log if entry[0] == "launch"]
+    assert {int(one["n_rotations"][0]) for one in told} == {depth_of(circuit)}
+    for method in ("adjoint", "parameter-shift"):
+        found = qdp.gradient(
+            circuit, parameters, features, "Z0 X1 + Y6", **given, **run, method=method,
+            wrt=("parameters", "inputs"),
+        )  # fmt: skip
+        wanted = qdp.gradient(
+            circuit, parameters, expected, "Z0 X1 + Y6", inputs=inputs, backend="reference",
+            wrt=("parameters", "inputs"),
+        )  # fmt: skip
+        for one, other in zip(found, wanted, strict=True):
+            assert_close(one, other, precision, 2 * slope_of(circuit), depth_of(circuit))
+
+
+@pytest.mark.parametrize("encoding", ENCODINGS, ids=repr)
+def test_formulae_of_encodings_agree_with_their_numbers(encoding):
+    rng = np.random.default_rng(12)
+    features = rng.normal(size=(4, encoding.n_features(5))) * 2
+    if isinstance(encoding, encodings.ProductEncoding):
+        rate, waves = encoding.waves()
+        angles = rate * features
+        parts = np.stack([np.ones_like(angles), np.cos(angles), np.sin(angles)], axis=2)
+        assert_close(parts @ waves.T, encoding.factors(features, 5), "double")
+    else:
+        one, two = rng.normal(size=(2, *encoding.angles(features, 5).shape))
+        both = encoding.combined(one, 5) + 3 * encoding.combined(two, 5)
+        assert_close(encoding.combined(one + 3 * two, 5), both, "double", 10)
+
+
+def test_chunks_of_encodings_give_the_same_bits(emulated):
+    encoding = encodings.IQPEmbedding(n_repeats=2)
+    features = np.random.default_rng(13).normal(size=(7, 6))
+    circuit = ry_rz_ladder(6, 1)
+    run = {"encoding": encoding, "backend": emulated}
+    whole = qdp.expectation(circuit, np.arange(12.0), features, "Z0", **run)
+    emulated.device._free = 60_000
+    emulated.device.log.clear()
+    again = qdp.expectation(circuit, np.arange(12.0), features, "Z0", **run)
+    assert emulated.device.launches.count("angles") > 1
+    assert np.array_equal(again, whole)
+
+
 def test_fidelity_kernel(emulated, precision):
     rng = np.random.default_rng(3)
     left, right = random_states(3, 5, rng), random_states(4, 5, rng)
@@ -220,6 +291,80 @@ def test_chunks_give_the_same_bits(emulated):
         assert np.array_equal(getattr(chunked, name), getattr(whole, name))
     again = emulated.shifted_expectation(circuit, batch, observables, shifts)
     assert np.array_equal(again, shifted)
+
+
+def test_rows_are_looked_at_as_they_are_loaded(emulated, precision):
+    rng = np.random.default_rng(14)
+    circuit = ry_rz_ladder(6, 1)
+    theta, features = rng.normal(size=12), rng.normal(size=(5, 50))
+    # Too small and too large for their squares: right, but seen as doubtful by the device.
+    features[1] *= 1e-170
+    features[3] *= 1e200
+    run = {"backend": emulated, "precision": precision}
+    unit = rng.normal(size=(5, 50))
+    unit /= np.linalg.norm(unit, axis=1, keepdims=True)
+    for encoding, given in (
+        (encodings.Amplitude(), features),
+        (encodings.Amplitude(normalize=False), unit),
+    ):
+        expected = qdp.encode(given, encoding, 6, backend="reference")
+        assert_close(qdp.encode(given, encoding, 6, **run), expected, precision)
+        wanted = qdp.expectation(circuit, theta, expected, "Z0", backend="reference")
+        found = qdp.expectation(circuit, theta, given, "Z0", encoding=encoding, **run)
+        assert_close(found, wanted, precision)
+        for value in (0.0, np.nan):
+            bad = given.copy()
+            bad[4] = value
+            with pytest.raises(ValueError, match=r"amplitude encoding: expected.*row 4"):
+                qdp.encode(bad, encoding, 6, **run)
+            with pytest.raises(ValueError, match=r"amplitude encoding: expected.*row 4"):
+                qdp.expectation(circuit, theta, bad, "Z0", encoding=encoding, **run)
+    states = random_states(4, 6, rng)
+    states[2] *= 1 + 1e-3
+    with pytest.raises(ValueError, match=r"states: expected .*row 2"):
+        qdp.gradient(circuit, theta, states, "Z0", **run)
+
+
+def test_no_pass_over_the_rows_comes_before_the_run(emulated, monkeypatch):
+    def fail(*arguments):
+        raise AssertionError("looked at on the host")
+
+    monkeypatch.setattr("qdp.arrays.row_norms", fail)
+    features = np.random.default_rng(15).normal(size=(4, 30))
+    found = qdp.encode(features, "amplitude", 5, backend=emulated)
+    assert_close(np.linalg.norm(found, axis=1), np.ones(4), "double")
+    found = qdp.expectation(Circuit(5), [], features, "Z0", encoding="amplitude", backend=emulated)
+    assert np.isfinite(found).all()
+
+
+def test_pinned_rows_and_results_are_copied_straight(emulated, monkeypatch):
+    monkeypatch.setattr("qdp.backends.cuda._STAGED_BYTES", 3 * (30 * 8 + 32 * 16))
+    numbers = np.random.default_rng(16).normal(size=(10, 30))
+    features = emulated.device.pin(numbers.nbytes).view(np.float64).reshape(numbers.shape)
+    features[...] = numbers
+    out = emulated.device.pin(10 * 32 * 16).view(np.complex128).reshape(10, 32)
+    expected = qdp.encode(numbers, "amplitude", 5, backend="reference")
+    copied = []
+    monkeypatch.setattr(device, "copy_in_parts", lambda target, source: (
+        copied.append(source.size), target.__setitem__(..., source)))  # fmt: skip
+    assert qdp.encode(features, "amplitude", 5, out=out, backend=emulated) is out
+    assert_close(out, expected, "double")
+    assert max(copied, default=0) < 30
+    found = qdp.encode(numbers, "amplitude", 5, backend=emulated)
+    assert_close(found, expected, "double")
+    assert max(copied) == 3 * 32
+    for array in (features, out):
+        emulated.device.unpin(array.reshape(-1).view(np.uint8))
+
+
+def test_large_copies_on_the_host_are_cut(monkeypatch):
+    monkeypatch.setattr(device, "_COPY_BYTES", 64)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: range(3))
+    source = np.arange(70.0).reshape(7, 10)
+    whole = np.zeros((7, 20))
+    device.copy_in_parts(whole[:, ::2], source)
+    assert np.array_equal(whole[:, ::2], source)
+    assert not whole[:, 1::2].any()
 
 
 def test_what_cannot_fit_is_refused(emulated):
@@ -264,8 +409,11 @@ def test_kernels_compile(architecture, precision, tmp_path):
         )  # fmt: skip
         code = path.read_bytes()
     assert code.startswith(b"\x7fELF")
-    for kernel in (b"run", b"pass", b"angles", b"accumulate", b"marginals", b"overlaps"):
-        assert b".text." + kernel + b"\0" in code
+    source = (device.KERNELS / "engine.cu").read_text(encoding="utf-8")
+    kernels = re.findall(r"^KERNEL\((\w+)\)", source, re.MULTILINE)
+    assert {"run", "pass", "walsh", "make_factors", "make_phases"} <= set(kernels)
+    for kernel in kernels:
+        assert f".text.{kernel}\0".encode() in code
 
 
 def test_compiled_kernels_are_kept(tmp_path, monkeypatch):

@@ -684,7 +684,13 @@ def check_features(gpu, encoding, columns, rows_axis):
     wrt = ("parameters", "inputs", "states")
     depth = 60 * len(circuit.operations)
     size = 10 * slope_of(circuit) * max(one.weight for one in observables)
-    for method, names in (("adjoint", wrt), ("parameter-shift", wrt[: 2 + _by_gates(encoding)])):
+    # Where features aren't differentiated, angles turn into states as rows are loaded.
+    for method, names in (
+        ("adjoint", wrt),
+        ("adjoint", wrt[:2]),
+        ("parameter-shift", wrt[: 2 + _by_gates(encoding)]),
+        ("parameter-shift", wrt[:2]),
+    ):
         run = {"wrt": names, "method": method, "encoding": encoding}
         found = qdp.gradient(
             circuit, gpu.wrap(parameters), gpu.wrap(features), observables,
@@ -706,6 +712,18 @@ def check_features(gpu, encoding, columns, rows_axis):
         found = qdp.encode(gpu.wrap(features), encoding, N_QUBITS, bit_order=order)
         expected = qdp.encode(features, encoding, N_QUBITS, bit_order=order, backend="reference")
         assert_close(gpu.read(found), expected, "double", 1, depth)
+
+
+def test_features_on_a_gpu_turn_into_states_as_they_are_loaded(emulate):
+    circuit = Circuit(4, [qdp.gates.RX(qdp.parameter(0), 1)])
+    features, theta = gpu_tensor(np.ones((2, 4))), gpu_tensor(np.array([0.4]))
+    for encoding, kernel in (("angle", "make_factors"), ("iqp-embedding", "make_phases")):
+        emulator = emulate(LARGE).device
+        qdp.gradient(circuit, theta, features, "Z1", encoding=encoding)
+        qdp.encode(features, encoding)
+        told = [entry[3] for entry in emulator.log if entry[0] == "launch"]
+        assert emulator.launches.count(kernel) == 2
+        assert {int(one["n_rotations"][0]) for one in told} <= {0, 1}
 
 
 def _by_gates(encoding):
@@ -1028,17 +1046,18 @@ def test_structure_stays_on_the_device(emulate):
         emulator.lanes[0],
     }
     again = uploads(circuit)
-    # Rows, parameters and inputs are the caller's; all else was there.
-    assert again == 3
+    # Rows, parameters and inputs are the caller's, and a zero that a row may set.
+    assert again == 4
     # What is kept is packed: a copy each for the structure and the terms of the derivative.
-    assert first == 3 + 2
+    assert first == 4 + 2
     parameters = parameters + 1
-    assert uploads(circuit) == 3
-    assert uploads(circuit, prune=True) > 3
+    assert uploads(circuit) == 4
+    assert uploads(circuit, prune=True) > 4
     assert uploads(circuit, method="parameter-shift") > 3
+    # The host looks at the rows before many evaluations.
     assert uploads(circuit, method="parameter-shift") == 3
-    assert uploads(Circuit(N_QUBITS, circuit.operations[::-1])) > 3
-    assert uploads(circuit) == 3
+    assert uploads(Circuit(N_QUBITS, circuit.operations[::-1])) > 4
+    assert uploads(circuit) == 4
 
 
 def test_what_is_kept_is_bounded_and_freed_behind_those_who_used_it(emulate, monkeypatch):
@@ -1102,7 +1121,8 @@ def test_chunks_go_through_pinned_memory_on_two_lanes_in_turn(emulate, monkeypat
         for place, entry in enumerate(emulator.log)
         if entry[0] == "synchronize"
     ]
-    assert waited[2:4] == [(2, first), (3, second)]
+    # A chunk brings its values, and whether a row was refused.
+    assert waited[2:4] == [(4, first), (6, second)]
     assert len(emulator.pinned) == 2
 
 

@@ -24,7 +24,15 @@ from qdp.backends.base import Backend, Batch, DeviceBackend, Precision, Preparat
 from qdp.backends.reference import ReferenceBackend
 from qdp.circuit import Circuit, Observable, PauliTerm
 from qdp.device_arrays import DeviceArray, Memory, Place, Target
-from qdp.encodings import Amplitude, Basis, Encoding, GateEncoding, ProductPhases
+from qdp.encodings import (
+    Amplitude,
+    Basis,
+    Encoding,
+    GateEncoding,
+    PhaseEncoding,
+    ProductEncoding,
+    ProductPhases,
+)
 from qdp.errors import BackendUnavailable
 
 BackendName = Literal["auto", "cpu", "cuda", "custatevec", "reference"]
@@ -946,7 +954,7 @@ def _prepare(
         if not on_host:
             return _prepare_on_device(
                 circuit, parameters, states, inputs, chosen, engine, target, precision,
-                observables, single, prune,
+                observables, single, prune, names,
             )  # fmt: skip
         library = Library(place.library, target.from_numpy)
         states = target.to_numpy(states, "states")
@@ -1029,6 +1037,7 @@ def _prepare_on_device(
     observables: tuple[Observable, ...],
     single: bool,
     prune: bool,
+    names: Sequence[Argument] = (),
 ) -> _Run:
     """Check the arguments of a verb whose results stay on the GPU; NumPy ones are copied there."""
     angles = _angles_on_device(
@@ -1046,7 +1055,12 @@ def _prepare_on_device(
     rows, with_rows, single_row = _count_rows(angles, columns, features, has_rows)
     n_inputs = circuit.n_inputs
     by_gates = encoding if isinstance(encoding, GateEncoding) else None
-    if by_gates is not None:
+    fused = (
+        isinstance(encoding, ProductEncoding | PhaseEncoding)
+        and engine.prepares
+        and "states" not in names
+    )
+    if by_gates is not None and not fused:
         circuit = by_gates.before(circuit, cast(Array, features).shape[1])
     batch = Batch(
         rows=rows,
@@ -1062,6 +1076,7 @@ def _prepare_on_device(
         encoding=by_gates,
         features=None if by_gates is None else features,
         n_own_inputs=n_inputs,
+        fused=fused,
     )
     return _Run(
         engine, circuit, batch, observables, single, encoding, features, n_inputs,

@@ -83,7 +83,8 @@ class Batch:
     its GPU, of any real dtype where it says float64 above, and results are made by it. Nobody has
     looked at their values: rows that can't be used become NaN. ``inputs`` may be (F,) and
     ``states`` a single row for all. ``features`` (rows or 1, k) of an ``encoding`` by angles then
-    stay apart: the circuit reads them, and their products, behind ``n_own_inputs`` inputs.
+    stay apart: the circuit reads them, and their products, behind ``n_own_inputs`` inputs; or
+    ``fused``, with a backend that ``prepares``, rows start in the states that encode them.
     """
 
     rows: int
@@ -101,6 +102,12 @@ class Batch:
     encoding: GateEncoding | None = None
     features: Array | None = None
     n_own_inputs: int = 0
+    fused: bool = False
+
+    @property
+    def turns(self) -> Array | None:
+        """The features that the circuit reads as inputs."""
+        return None if self.fused else self.features
 
     @property
     def real_dtype(self) -> type[np.floating]:
@@ -141,7 +148,7 @@ class Backend(ABC):
     name: str
     # Whether rows are looked at while they are loaded, so that the caller need not do so before.
     checks_rows = False
-    # Whether it takes ``Batch.preparation``; else angle encodings run as gates.
+    # Whether it takes ``Batch.preparation``, and ``fused``; else angle encodings run as gates.
     prepares = False
 
     def encoder(self, encoding: Encoding) -> Fill | None:

@@ -25,7 +25,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qdp import memory
-from qdp.backends.base import AdjointResult, Array, Batch, DeviceBackend, Precision, Shift
+from qdp.backends.base import (
+    AdjointResult,
+    Array,
+    Batch,
+    DeviceBackend,
+    Precision,
+    Preparation,
+    Shift,
+)
 from qdp.backends.device import Arena, CudaDevice, Device, Staging, call_fields
 from qdp.backends.layout import (
     OPERATION,
@@ -36,6 +44,7 @@ from qdp.backends.layout import (
     shift_table,
     structure_of,
     term_arrays,
+    transform_tiles,
 )
 from qdp.circuit import Circuit, Observable
 from qdp.device_arrays import DeviceArray, Memory, Target
@@ -43,7 +52,8 @@ from qdp.encodings import (
     Amplitude,
     Encoding,
     Fill,
-    GateEncoding,
+    PhaseEncoding,
+    ProductEncoding,
     ProductPhases,
     norm_tolerance,
 )
@@ -51,7 +61,7 @@ from qdp.errors import DeviceError
 from qdp.program import Program
 
 _ELEMENTS = {np.float32: 1, np.float64: 2, np.complex64: 3, np.complex128: 4}
-_INDEX = 5
+_INDEX, _FACTORS, _PHASES = 5, 6, 7
 # Sums that wait in shared memory: kPending x kWarps doubles.
 _PENDING_BYTES = 16 * 16 * 8
 _MOST_THREADS = 512
@@ -230,6 +240,8 @@ class CudaBackend(DeviceBackend):
     """
 
     name = "cuda"
+    checks_rows = True
+    prepares = True
 
     def __init__(self, device: int | Device = 0) -> None:
         self.device = device if isinstance(device, Device) else CudaDevice(device)
@@ -251,9 +263,9 @@ class CudaBackend(DeviceBackend):
         """Return the loop from features to states on the device, None for indices."""
         if isinstance(encoding, Amplitude):
             return partial(self._fill_amplitudes, encoding)
-        return (
-            partial(self._fill_by_gates, encoding) if isinstance(encoding, GateEncoding) else None
-        )
+        if isinstance(encoding, ProductEncoding | PhaseEncoding):
+            return partial(self._fill_prepared, encoding)
+        return None
 
     def state(self, circuit: Circuit, batch: Batch) -> Array:
         """Return the final states, (rows, 2**n) in the batch's complex dtype."""
@@ -414,7 +426,10 @@ class CudaBackend(DeviceBackend):
         *,
         apply_frame: bool = False,
     ) -> None:
-        """Run all rows, in chunks that fit into half of the free memory, both lanes together."""
+        """Run all rows, in chunks that fit into half of the free memory, both lanes together.
+
+        Rows that nobody looked at are refused once all have run.
+        """
         itemsize = np.dtype(batch.complex_dtype).itemsize
         tile_bits = self._tile_bits(circuit.n_qubits, itemsize, 2 if outputs.gradient else 1)
         prune = batch.prune and not apply_frame
@@ -430,6 +445,8 @@ class CudaBackend(DeviceBackend):
         if tile_bits < circuit.n_qubits:
             per_item += 8 * n_rotations << (circuit.n_qubits - tile_bits)
         per_row = _row_bytes(batch, outputs)
+        if batch.fused:  # at least as many numbers as a state is made of, and as the features give
+            per_row += 8 * (circuit.n_qubits + 1) ** 2
         free = self.device.free_bytes() // 2
         room = (free - per_row) // per_item
         if room < run.slots:
@@ -445,6 +462,7 @@ class CudaBackend(DeviceBackend):
             if batch.rows > staged:
                 # Two chunks are under way at a time, with as many evaluations at once as fit.
                 self._run_staged(run, batch, outputs, staged, max(1, room // (2 * staged)))
+                self._recheck(run, circuit, observables, batch, outputs, apply_frame)
                 return
         stream = self.device.lanes[0] if batch.target is None else batch.target.stream
         evaluations = max(1, room // min(rows, max(1, batch.rows)))
@@ -457,6 +475,27 @@ class CudaBackend(DeviceBackend):
                     run.queue(arena, chunk, results, evaluations)
         if batch.target is None or batch.target.waits:
             self.device.synchronize(stream)
+        self._recheck(run, circuit, observables, batch, outputs, apply_frame)
+
+    def _recheck(
+        self,
+        run: _Chunks,
+        circuit: Circuit,
+        observables: tuple[Observable, ...],
+        batch: Batch,
+        outputs: _Outputs,
+        apply_frame: bool,
+    ) -> None:
+        """Look at rows of which the device refused one, and run those that are right after all."""
+        if batch.recheck is None or not any(flag[0] for flag in run.refusals):
+            return
+        batch.recheck()
+        states = batch.states
+        if batch.normalize:
+            chosen = Amplitude()
+            states = chosen.in_safe_range(*chosen.validate_with_norms(states, circuit.n_qubits))
+        checked = replace(batch, states=states, recheck=None)
+        self._run(circuit, observables, checked, outputs, apply_frame=apply_frame)
 
     def _run_staged(
         self, run: _Chunks, batch: Batch, outputs: _Outputs, rows: int, evaluations: int
@@ -496,13 +535,6 @@ class CudaBackend(DeviceBackend):
                 self.device.unpin(self._pinned.pop(0))
 
     def _fill_amplitudes(self, encoding: Amplitude, features: Array, out: Array) -> bool:
-        if not encoding.normalize:
-            norms = np.sqrt((np.abs(features.astype(np.complex128)) ** 2).sum(axis=1))
-            if not (np.abs(norms - 1) < norm_tolerance(features)).all():
-                return False
-        else:
-            checked, norms = encoding.validate_with_norms(features, _qubits_of(out))
-            features = encoding.in_safe_range(checked, norms)
         circuit = Circuit(_qubits_of(out))
         # What the features leave of a state is filled with zeros as they are loaded.
         batch = Batch(
@@ -511,16 +543,22 @@ class CudaBackend(DeviceBackend):
             states=features,
             normalize=encoding.normalize,
             precision=_precision_of(out),
+            recheck=partial(encoding.validate, features, circuit.n_qubits),
+            norm_tolerance=norm_tolerance(features),
         )
         self.fill_states(circuit, batch, out)
         return True
 
-    def _fill_by_gates(self, encoding: GateEncoding, features: Array, out: Array) -> bool:
+    def _fill_prepared(self, encoding: Encoding, features: Array, out: Array) -> bool:
         n_qubits = _qubits_of(out)
-        circuit = encoding.before(Circuit(n_qubits), features.shape[1])
-        batch = Batch(len(features), np.zeros(0), inputs=encoding.angles(features, n_qubits),
-                      precision=_precision_of(out))  # fmt: skip
-        self.fill_states(circuit, batch, out)
+        preparation = Preparation.of(encoding, features, n_qubits)
+        batch = Batch(
+            len(features),
+            np.zeros(0),
+            preparation=preparation,
+            precision=_precision_of(out),
+        )
+        self.fill_states(Circuit(n_qubits), batch, out)
         return True
 
 
@@ -529,13 +567,15 @@ class _Chunks:
     """Queues the work of chunks of rows of one run.
 
     ``keep`` puts arrays onto the device for this run and later ones; what is ``held`` of them must
-    outlive the run. ``slots`` observables are differentiated one by one.
+    outlive the run. ``slots`` observables are differentiated one by one. The run's last copies
+    fill ``refusals``, one a chunk whose rows nobody looked at: whether one was refused.
     """
 
     structure: Structure
     keep: Callable[[Hashable, Callable[[], Mapping[str, Array]]], _Kept]
     slots: int
     held: list[_Kept] = field(default_factory=list)
+    refusals: list[Array] = field(default_factory=list)
 
     def address(self, key: Hashable, make: Callable[[], Mapping[str, Array]]) -> dict[str, int]:
         """Return the addresses of arrays that stay on the device under a key."""
@@ -546,6 +586,10 @@ class _Chunks:
         """Queue everything for some rows on the arena's stream, ``evaluations`` at a time."""
         launch = _Launcher(arena, batch.precision)
         self._describe(launch, batch, outputs)
+        if batch.recheck is not None:
+            self.refusals.append(np.zeros(1, np.uint64))
+            launch.put("refused", self.refusals[-1])
+            arena.deliver(self.refusals[-1], launch["refused"])
         in_parts = evaluations < outputs.n_evaluations
         sums = [
             (terms, target.shape[2], arena.result(target), arena.empty(8 * target.size * in_parts))
@@ -581,9 +625,11 @@ class _Chunks:
         if batch.inputs is not None:
             launch.put("inputs", batch.inputs, element="input_element")
             launch["input_stride"] = _stride(batch.inputs, batch.rows)
-        if batch.features is not None:
-            self._describe_features(launch, batch, batch.features)
+        if batch.turns is not None:
+            self._describe_features(launch, batch, batch.turns)
         _describe_rows(launch, batch)
+        if batch.fused:
+            self._encode_features(launch, batch)
         if outputs.cotangents is not None:
             launch["contracted"] = 1
             launch.put("cotangents", outputs.cotangents, element="cotangent_element")
@@ -609,6 +655,69 @@ class _Chunks:
         launch.threads("columns", batch.rows * launch["n_outputs"])
         launch["inputs"], launch["input_stride"] = launch["outputs"], launch["n_outputs"]
         launch["input_element"] = _ELEMENTS[np.float64]
+
+    def _encode_features(self, launch: _Launcher, batch: Batch) -> None:
+        """Work out on the device the numbers that an encoding's states are made of."""
+        features, encoding, n_qubits = batch.features, batch.encoding, launch["n_qubits"]
+        assert features is not None
+        told = launch.call.copy()
+        rows = features.shape[0]
+        launch["rows"] = rows
+        # All that the features turn into, with no inputs before it.
+        apart = replace(batch, rows=rows, inputs=None, n_own_inputs=0)
+        self._describe_features(launch, apart, features)
+        if isinstance(encoding, ProductEncoding):
+            rate, waves = encoding.waves()
+            launch["rate"] = rate
+            launch["waves"] = self.address(("waves", encoding), lambda: {"all": waves})["all"]
+            numbers = launch["outputs"] = launch.arena.empty(32 * rows * n_qubits)
+            launch.threads("make_factors", rows * n_qubits)
+            start = Preparation()
+        else:
+            assert isinstance(encoding, PhaseEncoding)
+            n_angles = features.shape[1] + len(_products(batch)[1])
+            key = ("phases", encoding, n_qubits)
+            found = self.address(
+                key, lambda: term_arrays(_phase_terms(encoding, n_angles, n_qubits))
+            )
+            for name, address in found.items():
+                launch[name] = address
+            launch["n_outputs"] = 1 + n_qubits * (n_qubits + 1) // 2
+            n_numbers = rows * launch["n_outputs"]
+            numbers = launch["outputs"] = launch.arena.empty(8 * n_numbers)
+            launch.threads("make_phases", n_numbers)
+            start = Preparation(repeats=encoding.repeats, closes=encoding.closes)
+        launch.call[...] = told
+        launch["states"], launch["one_state"] = numbers, int(rows < batch.rows)
+        _describe_encoding(launch, start, isinstance(encoding, PhaseEncoding))
+
+    def _transform_rows(self, launch: _Launcher) -> None:
+        """Turn and transform states in device memory in the further rounds of an encoding."""
+        n_rounds = launch["repeats"] + launch["closes"]
+        if n_rounds < 2:
+            return
+        told = launch.call.copy()
+        n_qubits, tile_bits = launch["n_qubits"], self.structure.tile_bits
+        tiles = transform_tiles(n_qubits, tile_bits)
+        basis = self.address(
+            ("walsh", n_qubits, tile_bits),
+            lambda: {"all": np.array([tile for _, tile in tiles], np.uint32)},
+        )["all"]
+        launch["tile_bits"], launch["n_parts"] = tile_bits, 1 << (n_qubits - tile_bits)
+        itemsize = 16 if launch.precision == "double" else 8
+        for number in range(1, n_rounds):
+            launch["turns_next"] = int(number < launch["repeats"])
+            for place, (first_bit, tile) in enumerate(tiles):
+                launch["basis"] = basis + 4 * tile_bits * place
+                launch["free_mask"] = (1 << n_qubits) - 1 ^ sum(tile)
+                launch["first_bit"], launch["finishes"] = first_bit, int(place == len(tiles) - 1)
+                launch(
+                    "walsh",
+                    launch["n_items"] * launch["n_parts"],
+                    _threads(1 << tile_bits),
+                    itemsize << tile_bits,
+                )
+        launch.call[...] = told
 
     def _evaluate(self, launch: _Launcher, batch: Batch, outputs: _Outputs, part: slice) -> None:
         """Run some evaluations of a chunk."""
@@ -672,6 +781,7 @@ class _Chunks:
             launch["norm_parts"] = arena.empty(8 * n_items * n_parts)
             launch("norms", n_items * n_parts, _MOST_THREADS, _PENDING_BYTES)
         launch("load", n_items * n_parts, _MOST_THREADS)
+        self._transform_rows(launch)
         bases = [launch["basis"]]
         for *_, basis in self.structure.stages:
             bases.append(bases[-1] + 4 * len(basis))
@@ -781,7 +891,7 @@ class _Chunks:
                 outputs.parameters,
             ),
             ("inputs", lambda: chained()[0], outputs.inputs),
-            ("features", lambda: chained()[1], None if batch.features is None else outputs.states),
+            ("features", lambda: chained()[1], None if batch.turns is None else outputs.states),
         ):
             if target is not None:
                 launch["outputs"] = arena.result(target)
@@ -830,11 +940,11 @@ def _add_derivatives(
 
     if "parameters" in wrt:
         outputs.parameters = make(circuit.n_parameters, real)
-    if "inputs" in wrt and batch.features is None:
+    if "inputs" in wrt and batch.turns is None:
         outputs.inputs = make(circuit.n_inputs, real)
     elif "inputs" in wrt:
-        assert batch.features is not None
-        outputs.states = make(batch.features.shape[1], real)
+        assert batch.turns is not None
+        outputs.states = make(batch.turns.shape[1], real)
         if batch.n_own_inputs:
             outputs.inputs = make(batch.n_own_inputs, real)
     if "states" in wrt and batch.target is None:
@@ -853,11 +963,11 @@ def _chained_slopes(program: Program, batch: Batch) -> tuple[Terms, Terms]:
 
 def _chained(terms: Sequence[Sequence[tuple[int, float]]], batch: Batch) -> tuple[Terms, Terms]:
     """Split the inputs' terms into those of own inputs and, by the chain rule, of features."""
-    if batch.features is None:
+    if batch.turns is None:
         return plain_terms(terms), ()
     _, pairs = _products(batch)
     own, rest = plain_terms(terms[: batch.n_own_inputs]), terms[batch.n_own_inputs :]
-    n_features = batch.features.shape[1]
+    n_features = batch.turns.shape[1]
     columns = [list(column) for column in plain_terms(rest[:n_features])]
     for (first, second), column in zip(pairs, rest[n_features:], strict=True):
         # The product is (centre - x)(centre - y), whose derivative by x is y - centre.
@@ -873,6 +983,15 @@ def _products(batch: Batch) -> tuple[float, tuple[tuple[int, int], ...]]:
     return batch.encoding.centre, batch.encoding.pairs(batch.features.shape[1])
 
 
+def _phase_terms(encoding: PhaseEncoding, n_angles: int, n_qubits: int) -> Terms:
+    """Return the angles and scales that each number of an encoding by phases is the sum of."""
+    matrix = encoding.combined(np.eye(n_angles), n_qubits)
+    return tuple(
+        tuple((int(angle), float(column[angle]), -1) for angle in np.flatnonzero(column))
+        for column in matrix.T
+    )
+
+
 def _stride(array: Array, rows: int) -> int:
     """Return the elements from row to row, 0 where all rows share one."""
     if array.ndim < 2 or (array.shape[0] == 1 and rows > 1):
@@ -883,6 +1002,8 @@ def _stride(array: Array, rows: int) -> int:
 def _row_bytes(batch: Batch, outputs: _Outputs) -> int:
     """Return the bytes of NumPy arrays that a row brings and takes."""
     given = [batch.inputs, batch.states, batch.indices, outputs.cotangents, *outputs.arrays()]
+    if batch.preparation is not None:
+        given += [batch.preparation.factors, batch.preparation.phases]
     if batch.parameters.ndim == 2:
         given.append(batch.parameters)
     n_bytes = sum(
@@ -929,6 +1050,7 @@ def rows_of(batch: Batch, part: slice) -> Batch:
         inputs=cut(batch.inputs, axes=2),
         states=cut(batch.states),
         indices=cut(batch.indices),
+        preparation=None if batch.preparation is None else batch.preparation.rows(part),
         features=cut(batch.features),
     )
 
@@ -961,7 +1083,23 @@ def _describe_rows(launch: _Launcher, batch: Batch) -> None:
         launch["normalize"] = int(batch.normalize)
         if batch.target is not None:
             launch["tolerance"] = batch.norm_tolerance
+        elif batch.recheck is not None:
+            # Half, since sums round: what is refused in vain passes the recheck.
+            launch["tolerance"] = batch.norm_tolerance / 2
     elif batch.indices is not None:
         launch["element"] = _INDEX
         launch.put("states", batch.indices)
         launch["one_state"] = int(len(batch.indices) < batch.rows)
+    elif batch.preparation is not None:
+        start = batch.preparation
+        numbers = start.phases if start.factors is None else start.factors
+        assert numbers is not None
+        launch.put("states", numbers)
+        _describe_encoding(launch, start, start.phases is not None)
+
+
+def _describe_encoding(launch: _Launcher, start: Preparation, is_phases: bool) -> None:
+    """Say how the states of an encoding are made of the numbers at ``states``."""
+    launch["element"] = _PHASES if is_phases else _FACTORS
+    launch["spread"] = 2.0 ** (-launch["n_qubits"] / 2)
+    launch["repeats"], launch["closes"] = start.repeats, int(start.closes)

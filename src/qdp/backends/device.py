@@ -18,6 +18,7 @@ import re
 import tempfile
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, ParamSpec, Self, TypeVar
 
@@ -34,6 +35,9 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 KERNELS = Path(__file__).parent / "kernels"
+# Threads of a copy on the host, and how many bytes are worth one.
+_COPY_THREADS = 4
+_COPY_BYTES = 4 * 2**20
 _TYPES = {"double": "double", "single": "float"}
 _OLDEST_DRIVER = 12000
 _FEWER = "pass fewer rows at a time, or precision='single'"
@@ -117,6 +121,28 @@ class Device(ABC):
         """Queue a kernel over ``grid`` blocks of ``block`` threads; ``call`` is its argument."""
 
 
+def copy_in_parts(target: Array, source: Array) -> None:
+    """Copy an array on the host, a large one by several threads: one can't keep up with the link.
+
+    >>> target = np.zeros((2, 3))
+    >>> copy_in_parts(target, np.ones((2, 3)))
+    >>> float(target.sum())
+    6.0
+    """
+    n_parts = min(_COPY_THREADS, source.nbytes // _COPY_BYTES, len(os.sched_getaffinity(0)))
+    if n_parts < 2 or len(target) < n_parts:
+        target[...] = source
+        return
+    ends = [len(target) * part // n_parts for part in range(n_parts + 1)]
+
+    def copy(part: int) -> None:
+        target[ends[part] : ends[part + 1]] = source[ends[part] : ends[part + 1]]
+
+    with ThreadPoolExecutor(n_parts) as threads:
+        for _ in threads.map(copy, range(n_parts)):
+            pass
+
+
 class Staging:
     """Pinned memory that the copies of one stream go through, chunk after chunk.
 
@@ -145,7 +171,7 @@ class Staging:
         """Wait for the stream, and hand over what arrived."""
         self.device.synchronize(self.stream)
         for target, pinned in self._arrivals:
-            target[...] = pinned
+            copy_in_parts(target, pinned)
         self._arrivals.clear()
         self._used = 0
 
@@ -153,7 +179,8 @@ class Staging:
 class Arena:
     """Device memory of one run on one stream, given back at its end, also on an error.
 
-    Freeing is queued behind the run. Host arrays go through ``staging`` where there is one.
+    Freeing is queued behind the run. Host arrays go through ``staging`` where there is one, unless
+    they are pinned themselves: whoever has staging waits for the stream before the call returns.
     """
 
     def __init__(
@@ -185,9 +212,9 @@ class Arena:
         array = np.ascontiguousarray(array)
         address = self.empty(array.nbytes)
         if array.nbytes:
-            if self.staging is not None:
+            if self.staging is not None and not self.device.is_pinned(array):
                 pinned = self.staging.take(array)
-                pinned[...] = array
+                copy_in_parts(pinned, array)
                 array = pinned
             self.device.upload(address, array, self.stream)
         return address
@@ -212,7 +239,8 @@ class Arena:
         for target, address in self._wanted:
             if not target.nbytes:
                 continue
-            if self.staging is not None:
+            straight = target.flags.c_contiguous and self.device.is_pinned(target)
+            if self.staging is not None and not straight:
                 pinned = self.staging.take(target)
                 self.device.download(pinned, address, self.stream)
                 self.staging.arrive(target, pinned)

@@ -178,6 +178,23 @@ def _tile(masks: Sequence[int], units: Sequence[int], tile_bits: int) -> tuple[i
     return basis
 
 
+def transform_tiles(n_qubits: int, tile_bits: int) -> list[tuple[int, tuple[int, ...]]]:
+    """Return tiles that transform all bits together: from which of its bits on, and its basis.
+
+    >>> transform_tiles(5, 4)
+    [(0, (1, 2, 4, 8)), (3, (1, 2, 4, 16))]
+    """
+    units = tuple(1 << bit for bit in range(n_qubits))
+    tiles = [(0, units[:tile_bits])]
+    done = tile_bits
+    while done < n_qubits:
+        count = min(tile_bits - min(_LOW_BITS, tile_bits - _MOST_TOGETHER), n_qubits - done)
+        kept = tile_bits - count
+        tiles.append((kept, units[:kept] + units[done : done + count]))
+        done += count
+    return tiles
+
+
 def _parity(bits: int) -> int:
     return bits.bit_count() & 1
 

@@ -94,6 +94,14 @@ class ProductEncoding(GateEncoding):
     def factors(self, features: Array, n_qubits: int) -> Array:
         """Return the amplitudes of each qubit for 0 and 1, (rows, n, 2) complex128."""
 
+    @abstractmethod
+    def waves(self) -> tuple[float, Array]:
+        """Return ``factors`` as a formula: a rate, and (2, 3) complex128.
+
+        Row a is what 1, cos(rate x) and sin(rate x) are multiplied with in amplitude a of the qubit
+        of a feature x. A qubit without a feature is in |0>.
+        """
+
     def _fill(self, features: Array, n_qubits: int, out: Array) -> None:
         for part in arrays.row_chunks(len(features), 16 * 2**n_qubits):
             factors = self.factors(features[part], n_qubits)
@@ -123,9 +131,13 @@ class PhaseEncoding(GateEncoding):
         """Whether a Hadamard on every qubit comes last."""
         return True
 
-    @abstractmethod
     def coefficients(self, features: Array, n_qubits: int) -> Array:
         """Return (c, l_0 ..., q_01, q_02, ...) in radians, (rows, 1 + n + n(n-1)/2) float64."""
+        return self.combined(self.angles(features, n_qubits), n_qubits)
+
+    @abstractmethod
+    def combined(self, angles: Array, n_qubits: int) -> Array:
+        """Return the coefficients, which are linear in the columns of ``angles``."""
 
     def _fill(self, features: Array, n_qubits: int, out: Array) -> None:
         size = 2**n_qubits
@@ -190,6 +202,12 @@ class Angle(ProductEncoding):
             factors[:, :k, 1] = np.sin(half) * (1 if self.rotation == "Y" else -1j)
         return factors
 
+    def waves(self) -> tuple[float, Array]:
+        """Return ``factors`` as a formula, (2, 3) complex128."""
+        second = {"X": (0, 0, -1j), "Y": (0, 0, 1), "Z": (0, 0, 0)}[self.rotation]
+        first = (0, 1, -1j if self.rotation == "Z" else 0)
+        return self.scale / 2, np.array([first, second], np.complex128)
+
 
 @dataclass(frozen=True)
 class Phase(ProductEncoding):
@@ -220,6 +238,10 @@ class Phase(ProductEncoding):
         factors[:, :, 1] *= np.exp(1j * features)
         return factors
 
+    def waves(self) -> tuple[float, Array]:
+        """Return ``factors`` as a formula, (2, 3) complex128."""
+        return 1.0, np.array([[1, 0, 0], [0, 1, 1j]], np.complex128) * math.sqrt(0.5)
+
 
 @dataclass(frozen=True)
 class IQPZ(ProductEncoding):
@@ -244,6 +266,10 @@ class IQPZ(ProductEncoding):
         half = features / 2
         turned = np.stack([np.cos(half), -1j * np.sin(half)], axis=2)
         return np.asarray(np.exp(1j * half)[:, :, None] * turned)
+
+    def waves(self) -> tuple[float, Array]:
+        """Return ``factors`` as a formula, (2, 3) complex128."""
+        return 1.0, np.array([[1, 1, 1j], [1, -1, -1j]], np.complex128) / 2
 
 
 @dataclass(frozen=True)
@@ -282,9 +308,9 @@ class IQP(PhaseEncoding):
             *_hadamards(n_qubits),
         ]
 
-    def coefficients(self, features: Array, n_qubits: int) -> Array:
-        """Return the features behind a constant of zero."""
-        return np.concatenate([np.zeros((len(features), 1)), features], axis=1)
+    def combined(self, angles: Array, n_qubits: int) -> Array:
+        """Return the angles, which are the features, behind a constant of zero."""
+        return np.concatenate([np.zeros((len(angles), 1)), angles], axis=1)
 
 
 @dataclass(frozen=True)
@@ -388,9 +414,8 @@ class IQPEmbedding(ProductPhases):
         ]
         return layer * self.n_repeats
 
-    def coefficients(self, features: Array, n_qubits: int) -> Array:
+    def combined(self, angles: Array, n_qubits: int) -> Array:
         """Return the coefficients of the phase of one round."""
-        angles = self.angles(features, n_qubits)
         coefficients = self._parity_coefficients(angles, n_qubits)
         coefficients[:, 0] = -0.5 * angles.T.sum(axis=0)
         return coefficients
@@ -474,9 +499,9 @@ class ZZFeatureMap(ProductPhases):
             layer += [gates.CNOT(pair), turn, gates.CNOT(pair)]
         return layer * self.reps
 
-    def coefficients(self, features: Array, n_qubits: int) -> Array:
+    def combined(self, angles: Array, n_qubits: int) -> Array:
         """Return the coefficients of the phase of one round."""
-        return self._parity_coefficients(self.alpha * self.angles(features, n_qubits), n_qubits)
+        return self._parity_coefficients(self.alpha * angles, n_qubits)
 
 
 def walsh_hadamard(values: Array) -> Array:

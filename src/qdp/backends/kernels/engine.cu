@@ -17,7 +17,8 @@ struct __attribute__((aligned(2 * sizeof(Real)))) Complex {
 };
 
 enum Kind { kRotations, kDiagonal, kTable, kDense, kPermutation };
-enum Element { kZero, kFloat32, kFloat64, kComplex64, kComplex128, kIndex };
+// kFactors and kPhases: numbers of which an encoding's states are worked out as rows are loaded.
+enum Element { kZero, kFloat32, kFloat64, kComplex64, kComplex128, kIndex, kFactors, kPhases };
 
 // Commuting rotations with independent X masks (count of them, up to 3, in registers), commuting Z
 // words (count), or item `item` of its kind.
@@ -88,12 +89,23 @@ struct Call {
   long long set_row_stride;  // sets from row to row
   long long set_stride;      // sets from evaluation to evaluation
   long long element;
-  long long states;          // [rows][columns] of `element`
+  long long states;          // [rows][columns] of `element`; kFactors: double pairs [rows][n][2],
+                             // states of qubits; kPhases: double [rows][1 + n + n(n-1)/2], radians
+                             // of the whole, of qubits, and of pairs of qubits that are both 1
   long long columns;
   long long one_state;       // all rows start in the first of `states`
   long long normalize;
   double tolerance;          // where positive, rows whose norm is further from 1 become NaN
+  long long refused;         // unsigned long long: 1 once a row was met whose norm won't do
   long long norm_parts;      // double [items][n_parts]
+  double spread;             // 2^(-n/2)
+  long long repeats;         // of kPhases: how often they turn the state, transformed in between
+  long long closes;          // whether another transform comes last
+  long long first_bit;       // of a tile's, from which on `walsh` transforms
+  long long finishes;        // whether its last bits are among them
+  long long turns_next;      // and whether phases come then
+  long long waves;           // double pairs [2][3]: what 1, cos(rate x) and sin(rate x) are times
+  double rate;               // in the amplitudes of a qubit with feature x
   long long psi;             // Complex [items][2^n]
   long long lambda;          // Complex [items][2^n]
   long long scratch;         // Complex [items][2^n]
@@ -260,6 +272,35 @@ DEVICE double distance_of(const Call* call, long long row, long long feature) {
          real_at(call->features, call->feature_element, row * call->feature_stride + feature);
 }
 
+// Amplitude b of a product of states of qubits; qubit 0 is the most significant bit of b.
+DEVICE void product_of_factors(const Call* call, long long row, unsigned b, double* re,
+                               double* im) {
+  const int n = int(call->n_qubits);
+  const double* factor = at<const double>(call->states) + 4 * row * n;
+  *re = 1;
+  for (int qubit = 0; qubit < n; ++qubit, factor += 4) {
+    const double* own = factor + 2 * (b >> (n - 1 - qubit) & 1);
+    const double before = *re;
+    *re = before * own[0] - *im * own[1];
+    *im = before * own[1] + *im * own[0];
+  }
+}
+
+// The phase of amplitude b: of its bits that are 1 and of pairs of them, in lexicographic order.
+DEVICE double phase_at(const Call* call, long long row, unsigned b) {
+  const int n = int(call->n_qubits);
+  const double* numbers = at<const double>(call->states) + row * (1 + n * (n + 1) / 2);
+  const double* pairs = numbers + 1 + n;
+  double phase = numbers[0];
+  for (int qubit = 0; qubit < n; pairs += n - 1 - qubit, ++qubit) {
+    if (!(b >> (n - 1 - qubit) & 1)) continue;
+    phase += numbers[1 + qubit];
+    for (int later = qubit + 1; later < n; ++later)
+      if (b >> (n - 1 - later) & 1) phase += pairs[later - qubit - 1];
+  }
+  return phase;
+}
+
 DEVICE void element_of(const Call* call, long long row, unsigned b, double* re, double* im) {
   *re = *im = 0;
   if (call->one_state) row = 0;
@@ -268,6 +309,12 @@ DEVICE void element_of(const Call* call, long long row, unsigned b, double* re, 
   } else if (call->element == kIndex) {
     const long long index = at<const long long>(call->states)[row];
     *re = index < 0 || index >> call->n_qubits ? nan("") : index == b;
+  } else if (call->element == kFactors) {
+    product_of_factors(call, row, b, re, im);
+  } else if (call->element == kPhases) {
+    const double phase = phase_at(call, row, b);
+    *re = call->spread * cos(phase);
+    *im = call->spread * sin(phase);
   } else if (b < call->columns) {
     number_at(call->states, call->element, row * call->columns + b, re, im);
   }
@@ -281,6 +328,13 @@ DEVICE double factor_of(const Call* call, double norm2) {
     return norm > 1 - call->tolerance && norm < 1 + call->tolerance ? 1 : nan("");
   }
   return norm2 > 0 && norm2 <= 1.7e308 ? 1 / sqrt(norm2) : nan("");
+}
+
+// Tells of a row that the host has to look at: one that can't be used, or whose squares may have
+// lost digits.
+DEVICE void check(const Call* call, double norm2, double factor) {
+  const bool fits = call->normalize ? norm2 > 1e-30 && norm2 < 1e30 : factor == 1;
+  if (call->refused && !fits && threadIdx.x == 0) *at<unsigned long long>(call->refused) = 1;
 }
 
 // A thread's part of the sum of squares of columns [begin, end) of a row.
@@ -298,6 +352,39 @@ DEVICE Complex loaded(const Call* call, long long row, unsigned b, double factor
   double re, im;
   element_of(call, row, b, &re, &im);
   return {Real(re * factor), Real(im * factor)};
+}
+
+// The Walsh-Hadamard transform of a tile over K bits of l, from `bit` on.
+template <int K>
+DEVICE void transform_bits(Complex* psi, unsigned size, int bit) {
+  PHASE for (unsigned coset = threadIdx.x; coset < size >> K; coset += blockDim.x) {
+    const unsigned low = (1u << bit) - 1;
+    const unsigned l = (coset & ~low) << K | (coset & low);
+    Complex v[1 << K];
+    UNROLL for (unsigned j = 0; j < 1u << K; ++j) v[j] = psi[l | j << bit];
+    UNROLL for (int k = 0; k < K; ++k) {
+      UNROLL for (int j = 0; j < 1 << K; ++j) {
+        const int partner = j | 1 << k;
+        if (j == partner) continue;
+        const Complex a = v[j], b = v[partner];
+        v[j] = {a.re + b.re, a.im + b.im};
+        v[partner] = {a.re - b.re, a.im - b.im};
+      }
+    }
+    UNROLL for (unsigned j = 0; j < 1u << K; ++j) psi[l | j << bit] = v[j];
+  }
+}
+
+DEVICE void transform(Complex* psi, unsigned size, int first_bit, int n_bits) {
+  int bit = first_bit;
+  for (; bit + 3 <= n_bits; bit += 3) transform_bits<3>(psi, size, bit);
+  for (; bit < n_bits; ++bit) transform_bits<1>(psi, size, bit);
+}
+
+// Amplitude b after a transform over all bits: turned by the next round's phases, or spread.
+DEVICE Complex finished(const Call* call, long long row, unsigned b, Complex a, bool turns) {
+  if (turns) return product(a, loaded(call, row, b, 1));
+  return {Real(a.re * call->spread), Real(a.im * call->spread)};
 }
 
 // ---- operations on a tile -----------------------------------------------------------------------
@@ -636,9 +723,15 @@ KERNEL(run) {
       double norm2 = 0;
       for (unsigned warp = 0; warp < kWarps; ++warp) norm2 += pending.partial[warp];
       factor = factor_of(call, norm2);
+      check(call, norm2, factor);
     }
     for (unsigned l = threadIdx.x; l < size; l += blockDim.x)
       psi[l] = loaded(call, item.row, l, factor);
+  }
+  for (long long round = 1; round < call->repeats + call->closes; ++round) {
+    transform(psi, size, 0, int(call->n_qubits));
+    PHASE for (unsigned l = threadIdx.x; l < size; l += blockDim.x) psi[l] =
+        finished(call, item.row, l, psi[l], round < call->repeats);
   }
   clear(pending);
   for (long long i = 0; i < call->n_ops; ++i)
@@ -751,10 +844,28 @@ KERNEL(load) {
       for (long long part = 0; part < call->n_parts; ++part)
         norm2 += at<const double>(call->norm_parts)[share.item.number * call->n_parts + part];
       factor = factor_of(call, norm2);
+      check(call, norm2, factor);
     }
     Complex* psi = at<Complex>(call->psi) + (share.item.number << call->n_qubits);
     for (unsigned long long b = share.begin + threadIdx.x; b < share.end; b += blockDim.x)
       psi[b] = loaded(call, share.item.row, unsigned(b), factor);
+  }
+}
+
+// One block a tile: states in global memory, transformed over some of their bits.
+KERNEL(walsh) {
+  SHARED_BYTES(memory);
+  const unsigned size = 1u << call->tile_bits;
+  Complex* psi = reinterpret_cast<Complex*>(memory);
+  const Item item = item_of(call, blockIdx.x / call->n_parts);
+  const unsigned base = deposited(blockIdx.x % call->n_parts, unsigned(call->free_mask));
+  Complex* all_psi = at<Complex>(call->psi) + (item.number << call->n_qubits);
+  PHASE for (unsigned l = threadIdx.x; l < size; l += blockDim.x) psi[l] =
+      all_psi[address_of(call, base, l)];
+  transform(psi, size, int(call->first_bit), int(call->tile_bits));
+  PHASE for (unsigned l = threadIdx.x; l < size; l += blockDim.x) {
+    const unsigned b = address_of(call, base, l);
+    all_psi[b] = call->finishes ? finished(call, item.row, b, psi[l], call->turns_next) : psi[l];
   }
 }
 
@@ -862,6 +973,47 @@ KERNEL(columns) {
         value = distance_of(call, row, both[0]) * distance_of(call, row, both[1]);
       }
       at<double>(call->outputs)[number] = value;
+    }
+  }
+}
+
+// outputs = numbers of kFactors, from features; a thread a qubit. Those beyond the features are 0.
+KERNEL(make_factors) {
+  PHASE {
+    const long long number = (long long)blockIdx.x * blockDim.x + threadIdx.x;
+    if (number < call->rows * call->n_qubits) {
+      const long long row = number / call->n_qubits, qubit = number % call->n_qubits;
+      double* factor = at<double>(call->outputs) + 4 * number;
+      if (qubit < call->n_features) {
+        const double* waves = at<const double>(call->waves);
+        const double angle = call->rate * real_at(call->features, call->feature_element,
+                                                  row * call->feature_stride + qubit);
+        const double cosine = cos(angle), sine = sin(angle);
+        for (int i = 0; i < 4; ++i) {
+          const double* wave = waves + 6 * (i / 2) + i % 2;
+          factor[i] = wave[0] + wave[2] * cosine + wave[4] * sine;
+        }
+      } else {
+        for (int i = 0; i < 4; ++i) factor[i] = i == 0;
+      }
+    }
+  }
+}
+
+// outputs double [rows][n_outputs] = numbers of kPhases: sums of scale * input; a thread a number.
+KERNEL(make_phases) {
+  PHASE {
+    const long long number = (long long)blockIdx.x * blockDim.x + threadIdx.x;
+    if (number < call->rows * call->n_outputs) {
+      const long long row = number / call->n_outputs;
+      const long long* first =
+          at<const long long>(call->first_terms) + number % call->n_outputs;
+      double sum = 0;
+      for (long long i = first[0]; i < first[1]; ++i)
+        sum += at<const double>(call->scales)[i] *
+               real_at(call->inputs, call->input_element,
+                       row * call->input_stride + at<const long long>(call->terms)[i]);
+      at<double>(call->outputs)[number] = sum;
     }
   }
 }
@@ -1032,6 +1184,7 @@ extern "C" bool emulate(const char* name, unsigned grid, unsigned block, unsigne
       {"doubled", doubled}, {"overlaps", overlaps}, {"accumulate", accumulate},
       {"marginals", marginals}, {"store_values", store_values}, {"columns", columns},
       {"sum_rows", sum_rows}, {"turn_states", turn_states}, {"pull_back", pull_back},
+      {"walsh", walsh},     {"make_factors", make_factors}, {"make_phases", make_phases},
   };
   for (const Named& one : kernels) {
     if (std::strcmp(one.name, name)) continue;
