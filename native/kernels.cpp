@@ -1439,6 +1439,7 @@ struct Kernels {
   static void collect(const double* __restrict gradient, const int32_t* place, const double* factor,
                       const int32_t* slot, int64_t n, int64_t n_slots, double* __restrict sums,
                       T* __restrict out) {
+    if (n_slots == 0) return;
     __builtin_memset(sums, 0, size_t(n_slots) * W * sizeof(double));
     for (int64_t t = 0; t < n; ++t) {
       double* sum = sums + int64_t(slot[t]) * W;
