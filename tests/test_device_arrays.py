@@ -737,7 +737,7 @@ def test_basis_states_are_named_by_indices(gpu):
     expected = qdp.encode(indices, "basis", N_QUBITS)
     assert_close(gpu.read(qdp.encode(gpu.wrap(indices), "basis", N_QUBITS)), expected, "double")
     found = gpu.read(qdp.encode(gpu.wrap(np.array([0, 32, -1])), "basis", N_QUBITS))
-    assert np.isfinite(found[0]).all()
+    assert_close(found[0], np.eye(2**N_QUBITS, dtype=complex)[0], "double")
     assert np.isnan(found[1:]).all()
 
 
@@ -1016,7 +1016,8 @@ def test_the_default_stream_is_the_legacy_one(emulate, monkeypatch):
     found = qdp.expectation(circuit, gpu_tensor(np.ones(6)), None, "Z0")
     assert {entry[1] for entry in emulator.log if entry[0] == "launch"} == {1}
     emulator.synchronize_all()
-    assert np.isfinite(found.numpy()).all()
+    expected = qdp.expectation(circuit, np.ones(6), None, "Z0", backend="reference")
+    assert_close(found.numpy(), expected, "double")
 
 
 def test_numpy_results_wait_for_their_stream_only(emulate):
@@ -1368,7 +1369,10 @@ def test_a_producers_capsule_is_deleted_once(emulate):
     given = Counting(np.ones(circuit.n_parameters))
     found = qdp.expectation(circuit, given, None, "Z0")
     assert (len(given.asked), given.deleted) == (1, 1)
-    assert found.to_numpy().shape == (1,)
+    expected = qdp.expectation(
+        circuit, np.ones((1, circuit.n_parameters)), None, "Z0", backend="reference"
+    )
+    assert_close(found.to_numpy(), expected, "double")
     wrong = Counting(np.ones(circuit.n_parameters, np.int64))
     with pytest.raises(TypeError, match=r"parameters: expected dtype float32, float64"):
         qdp.expectation(circuit, wrong, None, "Z0")

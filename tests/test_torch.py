@@ -7,6 +7,7 @@ import torch
 from samples import random_circuit, random_numbers, random_observables, random_states
 
 import qdp
+from qdp.backends.base import DeviceBackend
 from qdp.circuit import Circuit
 from qdp.encodings import Amplitude, Angle, IQPEmbedding
 
@@ -103,6 +104,19 @@ def test_gradcheck_without_rows(backend):
 
     assert run(parameters, inputs[0]).shape == ()
     assert torch.autograd.gradcheck(run, (parameters, inputs[0]))
+
+
+@pytest.mark.parametrize(
+    ("backend", "error"), [("nonsense", "backend: expected"), ("device", "move them to the GPU")]
+)
+def test_the_fidelity_kernel_looks_at_its_backend(backend, error):
+    class Elsewhere(DeviceBackend):
+        name = "elsewhere"
+
+    Elsewhere.__abstractmethods__ = frozenset()
+    chosen = Elsewhere() if backend == "device" else backend
+    with pytest.raises(ValueError, match=error):
+        qdp.fidelity_kernel(torch.eye(2, dtype=torch.float64, requires_grad=True), backend=chosen)
 
 
 def test_the_fidelity_kernel_is_differentiable():

@@ -556,11 +556,12 @@ def fidelity_kernel(
     """Return the squared overlaps |<a|b>|**2 of all pairs, (rows_a, rows_b) float64 or float32.
 
     ``states_a`` and ``states_b`` (None: the same) are (rows, 2**n), real or complex, of norm 1.
-    Single precision if both are. Differentiable for torch tensors, through torch.
+    Single precision if both are. Differentiable for torch tensors, through torch on their device.
 
     Raises:
         TypeError: not numeric.
-        ValueError: other shapes, NaN or infinity, rows that are not normalised.
+        ValueError: other shapes, NaN or infinity, rows that are not normalised, or torch tensors on
+            the CPU that require gradients with a GPU's backend.
         MemoryError: the result would not fit into the memory available.
         BackendUnavailable: the backend can't run here.
 
@@ -575,7 +576,14 @@ def fidelity_kernel(
     left = _normalised_states(states_a, "states_a", None)
     right = left if states_b is None else _normalised_states(states_b, "states_b", None)
     _require_pairs(left, right)
+    engine = None if backend == "auto" else _backend(backend)
     if arrays.requires_gradient(states_a, states_b):
+        if isinstance(engine, DeviceBackend):
+            raise ValueError(
+                f"backend: expected 'auto', since tensors on the CPU that require gradients are "
+                f"differentiated by torch there, got {engine.name!r}; move them to the GPU, or "
+                "detach them"
+            )
         from qdp.adapters import torch as autograd
 
         return autograd.fidelity_kernel(states_a, states_b)
@@ -586,7 +594,6 @@ def fidelity_kernel(
         f"{len(left)} x {len(right)} overlaps",
         "compute the kernel in blocks of rows",
     )
-    engine = None if backend == "auto" else _backend(backend)
     if isinstance(engine, DeviceBackend):
         return library.from_numpy(engine.overlaps(left, right))
     kernel = np.empty((len(left), len(right)), real)

@@ -652,10 +652,11 @@ class CuStateVecBackend(DeviceBackend):
         values = self.shifted_expectation(circuit, batch, observables, shifts)
         sums: dict[str, Array] = {}
         for name, columns in terms.items():
-            sums[name] = np.zeros((*values.shape[1:], len(columns)), batch.real_dtype)
+            total = np.zeros((*values.shape[1:], len(columns)))  # in double, whatever the results
             for place, column in enumerate(columns):
                 for evaluation, weight in column:
-                    sums[name][:, :, place] += weight * values[evaluation]
+                    total[:, :, place] += weight * values[evaluation].astype(np.float64)
+            sums[name] = total.astype(batch.real_dtype)
         found = sums.get("parameters"), sums.get("inputs")
         return self._derivatives(batch, values[0], *found, None)
 
